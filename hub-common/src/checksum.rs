@@ -144,7 +144,8 @@ mod tests {
 
     #[test]
     fn checksum_after_replacement_of_address_equals_full_sum() {
-        let words = |bytes: [u8; 4]| [u16::from_ne_bytes([bytes[0], bytes[1]]), u16::from_ne_bytes([bytes[2], bytes[3]])];
+        let words =
+            |bytes: [u8; 4]| [u16::from_ne_bytes([bytes[0], bytes[1]]), u16::from_ne_bytes([bytes[2], bytes[3]])];
         for [a, b] in EDGES.iter().flat_map(|a| EDGES.map(|b| [*a, b])) {
             for [c, d] in EDGES.iter().flat_map(|c| EDGES.map(|d| [*c, d])) {
                 let bytes = |[a, b]: [u16; 2]| {

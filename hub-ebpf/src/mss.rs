@@ -1,4 +1,4 @@
-//! The MSS clamp of stage 5: lowers the maximum segment size that a TCP SYN announces, so that segments fit both
+//! The MSS clamp of stage 6: lowers the maximum segment size that a TCP SYN announces, so that segments fit both
 //! tunnels. Without it, a path that loses "fragmentation needed" loses every full segment.
 //!
 //! Like the kernel's `TCPMSS` target, it changes the first MSS option of a SYN or SYN-ACK and adds none. Fragments,

@@ -1,4 +1,4 @@
-//! Stage 4: chooses a member of the route's next-hop group, and checks the packet against its connection's selectors.
+//! Stage 5: chooses a member of the route's next-hop group, and checks the packet against its connection's selectors.
 //!
 //! The agent assigns the buckets of a group to its members by weight and state.
 

@@ -1,4 +1,4 @@
-//! Stage 6: sends the packet out of the next hop's interface.
+//! Stage 7: sends the packet out of the next hop's interface.
 
 use aya_log_ebpf::warn;
 use hub_common::{Reason, maps::NextHop};

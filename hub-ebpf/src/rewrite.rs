@@ -1,4 +1,5 @@
-//! Stage 5: translated addresses, MSS of a SYN, TTL, checksum and link header, and the checks that pass the packet to the kernel.
+//! Stage 6: translated addresses, MSS of a SYN, TTL, checksum and link header, and the checks that pass the packet to the
+//! kernel.
 //!
 //! All checks come before the first write. TC also lowers the MSS of what it passes: the kernel forwards it. XDP leaves
 //! that to TC, which runs behind it: only an skb shows whether its TCP checksum is complete.

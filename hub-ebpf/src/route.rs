@@ -1,4 +1,4 @@
-//! Stage 3: longest prefix match on the destination.
+//! Stage 4: longest prefix match on the destination.
 
 use hub_common::{
     Reason,

@@ -1,5 +1,5 @@
-//! Translation: a site's own addresses become those that the hub knows the site by, and back at the egress. 1:1 by
-//! prefix and without state: only the network bits change.
+//! Stage 2, and part of stage 6: a site's own addresses become those that the hub knows the site by, and back at the
+//! egress. 1:1 by prefix and without state: only the network bits change.
 //!
 //! The hub has a single view of all addresses. So a packet's source is translated before the look-ups, and its
 //! destination after the last of them: the tables of all stages, and the kernel's, have the addresses at the hub.
@@ -301,8 +301,7 @@ fn inner_v6<F: Frame>(frame: &mut F, start: usize, end: usize, bits: u32, transl
         return NO_CHANGE;
     }
     let change = difference_v6(old, new);
-    let Some(Transport { protocol, at }) = behind_extensions(frame, next, start + size_of::<Ipv6>(), end)
-    else {
+    let Some(Transport { protocol, at }) = behind_extensions(frame, next, start + size_of::<Ipv6>(), end) else {
         return change;
     };
     match checksum_of(protocol) {

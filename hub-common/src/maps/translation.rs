@@ -1,7 +1,7 @@
 //! Translation of a site's own addresses to those that the hub knows it by: `TRANSLATIONS`.
 
 /// Translations of one family on an interface.
-pub const TRANSLATIONS_PER_INTERFACE: usize = 8;
+pub const TRANSLATIONS_PER_INTERFACE: usize = 16;
 
 /// A prefix of a site and the prefix of the same length that stands for it at the hub. Addresses are integers in the
 /// program's byte order; host bits are 0.

@@ -3,8 +3,8 @@ use core::ptr;
 use aya_ebpf::{
     EbpfContext as _,
     bindings::{
-        __sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_REDIRECT, TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_check_mtu_flags::BPF_MTU_CHK_SEGS,
-        bpf_hdr_start_off::BPF_HDR_START_NET,
+        __sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_REDIRECT, TC_ACT_SHOT, TC_ACT_UNSPEC,
+        bpf_check_mtu_flags::BPF_MTU_CHK_SEGS, bpf_hdr_start_off::BPF_HDR_START_NET,
     },
     helpers::{
         bpf_check_mtu, bpf_csum_update, bpf_l4_csum_replace, bpf_redirect, bpf_set_hash, bpf_skb_change_head,

@@ -1,4 +1,4 @@
-//! Stage 2: the policy check.
+//! Stage 3: the policy check.
 
 pub mod ports;
 pub mod selector;

@@ -1,4 +1,4 @@
-//! Stage 2: the policy check. XDP and TC run before the kernel's xfrm policies, so this is the only check.
+//! Stage 3: the policy check. XDP and TC run before the kernel's xfrm policies, so this is the only check.
 //!
 //! A selector is a pair of prefixes: `remote`, the site's side, and `local`, the hub's side and everything behind it.
 //! The tables have the longest remote prefix of a scope. Its policy is the set of local prefixes of all pairs whose

@@ -88,13 +88,7 @@ impl Attachments {
 
     /// Attaches to those of these interfaces that exist, then detaches from all others. If there are many,
     /// [`Self::attach_some`] continues, except `at_start`, when no failure is waiting in the loop.
-    pub fn update(
-        &mut self,
-        host: &HostState,
-        interfaces: &Uses,
-        at_start: bool,
-        effects: &mut Vec<Effect>,
-    ) {
+    pub fn update(&mut self, host: &HostState, interfaces: &Uses, at_start: bool, effects: &mut Vec<Effect>) {
         let existing = interfaces.iter().filter_map(|(name, used)| Some((host.link(name)?.index, used.translates)));
         self.desired = existing.collect();
         self.errors.retain(|name, _| interfaces.contains_key(name));

@@ -41,10 +41,7 @@ pub enum Effect {
     /// Write the nftables table.
     Guard(Arc<Ruleset>),
     /// Apply kernel settings. `audit` also rewrites settings that were applied before.
-    Sysctls {
-        settings: Settings,
-        audit: bool,
-    },
+    Sysctls { settings: Settings, audit: bool },
     /// Distribute received packets of these interfaces over the CPUs, and of no others.
     Spread(Underlays),
     /// Add or remove kernel routes.
@@ -72,16 +69,10 @@ pub enum Effect {
     /// Detach the programs from all other interfaces.
     Keep(BTreeSet<u32>),
     /// Store a connection's state by slot, for the next agent.
-    Remember {
-        connection: String,
-        slot: u32,
-        memory: ConnectionMemory,
-    },
+    Remember { connection: String, slot: u32, memory: ConnectionMemory },
     /// Start a grace period and send [`Event::GraceOver`](super::event::Event::GraceOver) when no packet in flight
     /// uses replaced data. `ids`: the world has IDs that wait for it.
-    AwaitGrace {
-        ids: bool,
-    },
+    AwaitGrace { ids: bool },
     /// Free the memory that waited for the grace period.
     Release,
     /// Notify listeners about a connection.

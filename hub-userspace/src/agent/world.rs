@@ -9,7 +9,12 @@ use std::{
 use ipnet::IpNet;
 
 use super::{
-    attachments::{Attachments, Uses}, effect::Effect, event::Transition, guard::GuardPlan, routes::RoutePlan};
+    attachments::{Attachments, Uses},
+    effect::Effect,
+    event::Transition,
+    guard::GuardPlan,
+    routes::RoutePlan,
+};
 use crate::{
     config::Config,
     connection::{

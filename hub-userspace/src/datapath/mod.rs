@@ -210,7 +210,8 @@ impl Dataplane {
         translates: bool,
     ) -> Result<Attached, DatapathError> {
         let pins = self.pins.as_ref().expect("an agent has an instance");
-        let attached = self.programs.attach(pins, &mut self.handover, (interface, ifindex), mode, reason, translates)?;
+        let attached =
+            self.programs.attach(pins, &mut self.handover, (interface, ifindex), mode, reason, translates)?;
         self.attached.insert(ifindex);
         Ok(attached)
     }

@@ -85,7 +85,11 @@ pub fn allowed(
     let mut pairs: BTreeSet<(IpNet, IpNet)> = match agreed {
         Some(agreed) => {
             let at_hub = |remote| connection.translate.prefixes_at_hub(remote);
-            agreed.pairs.iter().flat_map(|pair| at_hub(pair.remote).into_iter().map(|at_hub| (pair.local, at_hub))).collect()
+            agreed
+                .pairs
+                .iter()
+                .flat_map(|pair| at_hub(pair.remote).into_iter().map(|at_hub| (pair.local, at_hub)))
+                .collect()
         }
         None => of_file(connection).collect(),
     };

@@ -76,6 +76,8 @@ pub struct ConnectionConfig {
     pub selectors: Option<&'static str>,
     /// In the file's syntax; `None` uses the default.
     pub mss_clamp: Option<&'static str>,
+    /// The site's own prefixes and those at the hub.
+    pub translate: Vec<[String; 2]>,
 }
 
 /// One `[[route]]`.
@@ -178,6 +180,7 @@ impl ConnectionConfig {
             ipsec: None,
             selectors: None,
             mss_clamp: None,
+            translate: Vec::new(),
         }
     }
 }
@@ -233,6 +236,10 @@ impl fmt::Display for ConnectionConfig {
         }
         if let Some(mss_clamp) = self.mss_clamp {
             writeln!(f, "mss_clamp = {mss_clamp}")?;
+        }
+        if !self.translate.is_empty() {
+            let pair = |[site, hub]: &[String; 2]| format!("{{ site = \"{site}\", hub = \"{hub}\" }}");
+            writeln!(f, "translate = [{}]", self.translate.iter().map(pair).collect::<Vec<_>>().join(", "))?;
         }
         if let Some(selectors) = self.selectors {
             writeln!(f, "selectors = \"{selectors}\"")?;

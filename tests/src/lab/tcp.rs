@@ -52,10 +52,23 @@ impl TcpPair {
     /// # Errors
     /// When that takes more than 10 s, or an address does not belong to its place.
     pub fn open(from: &Namespace, source: Option<IpAddr>, to_place: &Namespace, to: IpAddr) -> anyhow::Result<Self> {
+        Self::open_translated(from, source, to_place, [to; 2])
+    }
+
+    /// As [`Self::open`], to an address that is another one at the place itself.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_translated(
+        from: &Namespace,
+        source: Option<IpAddr>,
+        to_place: &Namespace,
+        [to, own]: [IpAddr; 2],
+    ) -> anyhow::Result<Self> {
         let listener = to_place
-            .enter(|| TcpListener::bind(SocketAddr::new(to, 0)))?
-            .with_context(|| format!("listening on {to} in {}", to_place.name()))?;
-        let address = listener.local_addr()?;
+            .enter(|| TcpListener::bind(SocketAddr::new(own, 0)))?
+            .with_context(|| format!("listening on {own} in {}", to_place.name()))?;
+        let address = SocketAddr::new(to, listener.local_addr()?.port());
         let client = from
             .enter(|| tcp_connect(source, address, STALL))?
             .with_context(|| format!("from {} to {}", from.name(), to_place.name()))?;

@@ -4,7 +4,7 @@
 //! checksum is summed in full, and buckets are recomputed for each packet. Any difference from the kernel program is a
 //! bug in one of the two.
 //!
-//! [`World::predict`] reads like the six stages of the program, one file each: [`parse`](self), selectors with source
+//! [`World::predict`] reads like the stages of the program, one file each: [`parse`](self), translation, selectors with source
 //! checks, routes, next hops, rewriting. A [`Prediction`] holds the counts.
 
 mod flow;

@@ -204,7 +204,8 @@ impl Transport {
 
     fn kept(&self, packet: &[u8], changed: Changed) -> Kept {
         let header = (self.is_v4 && changed == Changed::Address).then(|| sum(&packet[..20]) % ALL);
-        let checksum = self.checksum(packet).filter(|(_, covers_addresses)| *covers_addresses || changed == Changed::Data);
+        let checksum =
+            self.checksum(packet).filter(|(_, covers_addresses)| *covers_addresses || changed == Changed::Data);
         let covered = checksum.map(|(_, covers_addresses)| {
             let addresses = match (covers_addresses, self.is_v4) {
                 (false, _) => 0,

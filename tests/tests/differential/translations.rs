@@ -32,8 +32,7 @@ fn add(rng: &mut SmallRng, connection: &mut Connection, routes: &mut Vec<Route>)
     let inside = if percent(rng, 50) { prefix(rng, v6, 8) } else { prefix_within(rng, elsewhere) };
     let hub = IpNet::new_assert(inside.addr(), site.prefix_len()).trunc();
     let overlaps = |one: &IpNet, other: &IpNet| one.contains(other) || other.contains(one);
-    let is_free =
-        connection.translations.iter().all(|(own, at_hub)| !overlaps(own, &site) && !overlaps(at_hub, &hub));
+    let is_free = connection.translations.iter().all(|(own, at_hub)| !overlaps(own, &site) && !overlaps(at_hub, &hub));
     if !is_free || site.prefix_len() == 0 {
         return;
     }

@@ -8,6 +8,7 @@ mod others;
 mod peers;
 mod routes;
 mod sources;
+mod translate;
 mod unreachable;
 
 use std::net::{IpAddr, SocketAddr};

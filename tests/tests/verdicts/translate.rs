@@ -134,7 +134,9 @@ impl Way {
         let packet = packet.clone().ttl(63);
         match self.to.1 {
             RAW => packet.build(),
-            VPC => packet.clone().ethernet(own(VPC), host(VPC, if packet.build()[0] >> 4 == 4 { 10 } else { 11 })).build(),
+            VPC => {
+                packet.clone().ethernet(own(VPC), host(VPC, if packet.build()[0] >> 4 == 4 { 10 } else { 11 })).build()
+            }
             NB => packet.ethernet(own(NB), host(NB, 1)).build(),
             other => out_of(other, &packet, 63),
         }
@@ -181,9 +183,8 @@ fn packet_inside_error_is_translated() -> anyhow::Result<()> {
         for (name, kind) in KINDS {
             // Of an opposite packet, which has only whole headers of IP.
             for length in [40, 48, 70, 600] {
-                let [own, at_hub, at_far_end] = [way.own, way.at_hub, way.at_far_end].map(|[source, destination]| {
-                    error(source, destination, &kind(destination, source), length)
-                });
+                let [own, at_hub, at_far_end] = [way.own, way.at_hub, way.at_far_end]
+                    .map(|[source, destination]| error(source, destination, &kind(destination, source), length));
                 let header = if way.own[0].contains(':') { 40 } else { 20 };
                 if length > header {
                     rows.extend(way.rows(&format!("{name}, {length} bytes"), [&own, &at_hub, &at_far_end]));
@@ -205,11 +206,8 @@ fn source_that_is_another_one_at_the_hub_is_spoofed() -> anyhow::Result<()> {
     connection(&mut world, "shanghai").remotes.extend(nets("10.10.10.0/24 fd00:10::/64"));
     let v4 = ["10.10.20.7", "192.168.0.10", "192.168.0.1", "10.77.0.1", "224.0.0.1", "169.254.0.1"];
     let v6 = ["fd00:20::7", "fd00:c::10", "fd00:c::1", "fd00:77::1", "ff02::1", "fe80::1"];
-    let rows: Vec<Expected> = v4
-        .iter()
-        .map(|to| spoofed("10.10.10.5", to))
-        .chain(v6.iter().map(|to| spoofed("fd00:10::5", to)))
-        .collect();
+    let rows: Vec<Expected> =
+        v4.iter().map(|to| spoofed("10.10.10.5", to)).chain(v6.iter().map(|to| spoofed("fd00:10::5", to))).collect();
     table(&world, &rows)
 }
 
@@ -287,7 +285,12 @@ fn destination_is_translated_at_the_egress() -> anyhow::Result<()> {
             for (name, kind) in KINDS.into_iter() {
                 let [_, at_hub, at_far_end] = each(way, kind);
                 let (sent, expected) = (way.leaving(&at_hub), way.leaving(&at_far_end));
-                anyhow::ensure!(program.leave(way.to.1, &sent)? == expected, "{name}, {:?} to {:?}", way.at_hub, way.to);
+                anyhow::ensure!(
+                    program.leave(way.to.1, &sent)? == expected,
+                    "{name}, {:?} to {:?}",
+                    way.at_hub,
+                    way.to
+                );
                 // An error about a packet of the opposite direction.
                 let [_, at_hub, at_far_end] = [way.own, way.at_hub, way.at_far_end]
                     .map(|[source, destination]| error(source, destination, &kind(destination, source), 500));

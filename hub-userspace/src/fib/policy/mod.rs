@@ -16,8 +16,8 @@ use hub_common::maps::{
 use ipnet::IpNet;
 use prefix_trie::joint::JointPrefixSet;
 
-pub use self::uses::Uses;
 use self::translation::NO_TRANSLATIONS;
+pub use self::uses::Uses;
 use super::inputs::Inputs;
 use crate::{
     config::model::{Connection, MssClamp, ReversePath},

@@ -50,7 +50,11 @@ fn of_interface(connections: &[Carried<'_>]) -> Translations {
 }
 
 fn v4_of(site: Ipv4Net, hub: Ipv4Net) -> Translation<u32> {
-    Translation { site: site.network().to_bits(), hub: hub.network().to_bits(), mask: Ipv4Addr::to_bits(site.netmask()) }
+    Translation {
+        site: site.network().to_bits(),
+        hub: hub.network().to_bits(),
+        mask: Ipv4Addr::to_bits(site.netmask()),
+    }
 }
 
 fn v6_of(site: Ipv6Net, hub: Ipv6Net) -> Translation<[u64; 2]> {

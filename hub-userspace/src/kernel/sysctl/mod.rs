@@ -155,7 +155,8 @@ impl Sysctls {
             let differs = match &watched {
                 Watched::Interface(name) => {
                     let translates = self.settled.get(name).is_some_and(|link| link.translates);
-                    plan(root, name, translates).is_ok_and(|files| files.iter().any(|(file, value)| differs_from(file, value)))
+                    plan(root, name, translates)
+                        .is_ok_and(|files| files.iter().any(|(file, value)| differs_from(file, value)))
                 }
                 Watched::Namespace => {
                     let ones = REFLECT.iter().chain(BY_PORTS.iter().filter(|_| self.by_ports));
