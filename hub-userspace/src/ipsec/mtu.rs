@@ -2,7 +2,7 @@
 //!
 //! ESP adds 8 bytes of header, the IV, padding, a trailer of 2 bytes and the ICV (RFC 4303 section 2). The packet and
 //! its trailer are padded to the cipher's block, 4 bytes at least. The kernel computes the same in `__xfrm_state_mtu`
-//! (net/xfrm/xfrm_state.c).
+//! (`net/xfrm/xfrm_state.c`).
 
 use crate::config::ipsec::{Algorithm, InterfaceMtu, Proposal};
 
@@ -157,7 +157,8 @@ mod tests {
     fn outer_length(outer: Outer, esp: EspSizes, inner: u32) -> u32 {
         let header = if outer.is_ipv6 { 40 } else { 20 };
         let udp = if outer.is_in_udp { 8 } else { 0 };
-        let padding = (0..).find(|padding| (inner + padding + 1 + 1).is_multiple_of(esp.block)).expect("one below");
+        let padding =
+            (0..esp.block).find(|padding| (inner + padding + 1 + 1).is_multiple_of(esp.block)).expect("one of them");
         header + udp + 4 + 4 + esp.iv + inner + padding + 1 + 1 + esp.icv
     }
 

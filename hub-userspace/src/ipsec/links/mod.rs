@@ -147,14 +147,11 @@ impl LinkPlan {
             EspSizes::of_names(encryption, outside.integrity.as_deref())
         });
         let outer = |is_in_udp| Outer { mtu, is_ipv6, is_in_udp };
-        match negotiated {
-            Some(esp) => interface_mtu(outer(outside.is_in_udp), esp),
-            None => {
-                let proposals = ipsec.esp.proposals.iter().map(EspSizes::of_proposal);
-                let smallest = proposals.map(|esp| interface_mtu(outer(true), esp)).min();
-                smallest.unwrap_or(InterfaceMtu::LOWEST)
-            }
+        if let Some(esp) = negotiated {
+            return interface_mtu(outer(outside.is_in_udp), esp);
         }
+        let proposals = ipsec.esp.proposals.iter().map(EspSizes::of_proposal);
+        proposals.map(|esp| interface_mtu(outer(true), esp)).min().unwrap_or(InterfaceMtu::LOWEST)
     }
 }
 
