@@ -323,6 +323,31 @@ fn hostile_file_ends_in_errors() {
         ("too many lines", "a\n".repeat(16_000_001)),
         ("unknown keys", pieces(100_000, |index| format!("key{index} = 1\n"))),
         ("long names", format!("[connection.{}]\n", "x".repeat(1 << 20))),
+        ("translations", {
+            let list = |item: &dyn Fn(u32) -> String| pieces(20_000, |index| item(index) + ", ");
+            let address = |network: &str, index: u32| format!("\"{network}.{}.{}/32\"", index / 256, index % 256);
+            let remotes = list(&|index| address("10.1", index));
+            let tables =
+                list(&|index| format!("{{ site = {}, hub = {} }}", address("10.1", index), address("10.2", index)));
+            let connection = |index: u32| {
+                format!(
+                    "[connection.c{index}]\ninterface = \"tun\"\nremote_cidrs = [{remotes}]\ntranslate = [{tables}]\n"
+                )
+            };
+            connection(1) + &connection(2)
+        }),
+        ("split prefixes", {
+            let remotes = pieces(120, |length| format!("\"::/{length}\", "));
+            let table =
+                |index: u32| format!("{{ site = \"{index:x}:{index:x}::1/128\", hub = \"f{index:03x}::/128\" }}, ");
+            let tables = pieces(32, |index| table(index + 1));
+            pieces(2_000, |index| {
+                format!(
+                    "[connection.c{index}]\ninterface = \"tun{index}\"\nremote_cidrs = [{remotes}]\n\
+                     translate = [{tables}]\n"
+                )
+            })
+        }),
         ("sections", pieces(50_000, |index| format!("[connection.c{index}]\n"))),
     ];
     for (what, text) in cases {

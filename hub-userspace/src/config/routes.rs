@@ -71,6 +71,7 @@ fn check_selectors(draft: &Draft, report: &mut DiagnosticReport<'_>) {
     let sound = draft.connections.iter().filter(|connection| connection.remote_cidrs.sound);
     let coverage = |connection: &ConnectionDraft| {
         let remotes = connection.remote_cidrs.items.iter().map(|item| item.value);
+        connection.translate.unchanged(&connection.remote_cidrs)?;
         connection.translate.translations().map(|translations| Coverage::of(remotes, translations))
     };
     let coverage: HashMap<_, _> =

@@ -104,7 +104,9 @@ impl<'d> Claims<'d> {
     fn add_site_side(&mut self, connection: &'d ConnectionDraft, owner: usize) {
         let remotes = &connection.remote_cidrs.items;
         remotes.iter().for_each(|item| self.add(*item, owner, ClaimOrigin::Selector(connection)));
-        for translation in &connection.translate.items {
+        // With errors in the translations they are not compared.
+        let is_sound = connection.translate.translations().is_some();
+        for translation in connection.translate.items.iter().filter(|_| is_sound) {
             if !remotes.iter().any(|remote| remote.value.contains(&translation.site.value)) {
                 self.add(translation.site, owner, ClaimOrigin::Site(connection, translation));
             }
@@ -114,18 +116,16 @@ impl<'d> Claims<'d> {
     /// The addresses by which the hub knows the site. A default prefix conflicts with nothing.
     fn add_hub_side(&mut self, connection: &'d ConnectionDraft, owner: usize) {
         // With errors in the translations it is not known.
-        let Some(translations) = connection.translate.translations() else { return };
+        let Some(unchanged) = connection.translate.unchanged(&connection.remote_cidrs) else { return };
         for translation in &connection.translate.items {
             self.add(translation.hub, owner, ClaimOrigin::Hub(connection, translation));
         }
-        for item in connection.remote_cidrs.items.iter().filter(|item| item.value.prefix_len() != 0) {
-            for prefix in translations.unchanged(item.value) {
-                let origin = match prefix == item.value {
-                    true => ClaimOrigin::Selector(connection),
-                    false => ClaimOrigin::Remainder(connection, item.value),
-                };
-                self.add(Located { value: prefix, at: item.at }, owner, origin);
-            }
+        for (item, prefix) in unchanged.into_iter().filter(|(item, _)| item.value.prefix_len() != 0) {
+            let origin = match prefix == item.value {
+                true => ClaimOrigin::Selector(connection),
+                false => ClaimOrigin::Remainder(connection, item.value),
+            };
+            self.add(Located { value: prefix, at: item.at }, owner, origin);
         }
     }
 }

@@ -8,7 +8,7 @@ use super::{
         diagnostic::{Located, Problem, join},
         prefix::{self, Purpose},
         read::SectionReader,
-        section::Section,
+        section::{List, Section},
         value::describe,
     },
     TRANSLATIONS_PER_INTERFACE, Translation, Translations,
@@ -16,6 +16,9 @@ use super::{
 
 const KEY: &str = "translate";
 const EXAMPLE: &str = "[{ site = \"192.168.1.0/24\", hub = \"10.201.1.0/24\" }]";
+/// Parts into which the translations of a connection may split its `remote_cidrs`, beyond one for each element. The
+/// tables have each part with each local prefix.
+pub(in crate::config) const MOST_PARTS: usize = 1024;
 /// A list with more breaks the limit of its interface. Its prefixes are not computed, because that is quadratic.
 const MOST_COMPUTED: usize = 2 * TRANSLATIONS_PER_INTERFACE;
 
@@ -52,6 +55,21 @@ impl TranslateDraft {
     pub fn translations(&self) -> Option<Translations> {
         let is_computed = self.sound && self.items.len() <= MOST_COMPUTED;
         is_computed.then(|| self.items.iter().map(TranslationDraft::value).collect())
+    }
+
+    /// What the translations leave of each element of `remote_cidrs`, with that element; `None` if the translations
+    /// are not valid by themselves, or there are more than [`MOST_PARTS`].
+    pub fn unchanged(&self, remotes: &List<IpNet>) -> Option<Vec<(Located<IpNet>, IpNet)>> {
+        let (translations, most) = (self.translations()?, MOST_PARTS + remotes.items.len());
+        let mut parts = Vec::new();
+        for remote in &remotes.items {
+            let unchanged = translations.first_unchanged(remote.value, most + 1);
+            parts.extend(unchanged.into_iter().map(|part| (*remote, part)));
+            if parts.len() > most {
+                return None;
+            }
+        }
+        Some(parts)
     }
 
     pub fn finish(self) -> Option<Translations> {

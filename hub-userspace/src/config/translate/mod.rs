@@ -15,7 +15,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 pub(super) use self::{
-    draft::{TranslateDraft, TranslationDraft},
+    draft::{MOST_PARTS, TranslateDraft, TranslationDraft},
     rules::validate,
 };
 
@@ -96,14 +96,17 @@ impl Translations {
 
     /// The part of a prefix that is the same on both sides: without all `site` and `hub` prefixes. Sorted and disjoint.
     pub fn unchanged(&self, prefix: IpNet) -> Vec<IpNet> {
-        let translated: Vec<IpNet> = self.iter().flat_map(|translation| [translation.site, translation.hub]).collect();
-        without(prefix, &translated)
+        self.first_unchanged(prefix, usize::MAX)
+    }
+
+    /// As [`Self::unchanged`], the first `most` prefixes.
+    pub(super) fn first_unchanged(&self, prefix: IpNet, most: usize) -> Vec<IpNet> {
+        without(prefix, self.iter().flat_map(|translation| [translation.site, translation.hub]), most)
     }
 
     /// A prefix without the `site` prefixes: the part that means other networks to this site.
     pub fn without_site(&self, prefix: IpNet) -> Vec<IpNet> {
-        let own: Vec<IpNet> = self.iter().map(|translation| translation.site).collect();
-        without(prefix, &own)
+        without(prefix, self.iter().map(|translation| translation.site), usize::MAX)
     }
 
     fn address(&self, address: IpAddr, Direction { from, to }: Direction) -> Option<IpAddr> {
@@ -151,15 +154,31 @@ fn image(prefix: IpNet, from: IpNet, to: IpNet) -> Option<IpNet> {
 }
 
 /// `prefix` without `excluded`, as the fewest prefixes, sorted. Each excluded prefix splits at most one prefix of every
-/// length, so it adds at most 32 (IPv4) or 128 (IPv6).
-fn without(prefix: IpNet, excluded: &[IpNet]) -> Vec<IpNet> {
-    if excluded.iter().any(|excluded| excluded.contains(&prefix)) {
-        return Vec::new();
-    }
-    let inner: Vec<IpNet> = excluded.iter().copied().filter(|excluded| prefix.contains(excluded)).collect();
-    // A prefix that contains another one has two halves.
-    match prefix.subnets(prefix.prefix_len() + 1) {
-        Ok(halves) if !inner.is_empty() => halves.flat_map(|half| without(half, &inner)).collect(),
-        _ => vec![prefix],
+/// length, so it adds at most 32 (IPv4) or 128 (IPv6). Stops after `most`.
+fn without(prefix: IpNet, excluded: impl Iterator<Item = IpNet>, most: usize) -> Vec<IpNet> {
+    let mut excluded: Vec<IpNet> =
+        excluded.filter(|excluded| excluded.contains(&prefix) || prefix.contains(excluded)).collect();
+    excluded.sort_unstable();
+    let mut parts = Vec::new();
+    split(prefix, &excluded, most, &mut parts);
+    parts
+}
+
+/// As [`without`]; `excluded` is sorted, and each of it overlaps `prefix`.
+fn split(prefix: IpNet, excluded: &[IpNet], most: usize, parts: &mut Vec<IpNet>) {
+    match excluded.first() {
+        _ if parts.len() >= most => {}
+        None => parts.push(prefix),
+        // Those that contain it sort before those that it contains.
+        Some(first) if first.contains(&prefix) => {}
+        Some(_) => {
+            // A prefix that contains a longer one has two halves, and each excluded prefix is in one of them.
+            let mut rest = excluded;
+            for half in prefix.subnets(prefix.prefix_len() + 1).into_iter().flatten() {
+                let (here, others) = rest.split_at(rest.partition_point(|inner| inner.network() <= half.broadcast()));
+                split(half, here, most, parts);
+                rest = others;
+            }
+        }
     }
 }

@@ -10,11 +10,8 @@ use super::{
         diagnostic::{DiagnosticReport, Located, Problem, join, quoted},
         draft::{ConnectionDraft, Draft},
     },
-    TRANSLATIONS_PER_INTERFACE, Translation, TranslationDraft, Translations,
+    MOST_PARTS, TRANSLATIONS_PER_INTERFACE, Translation, TranslationDraft, Translations,
 };
-
-/// Prefixes of one connection as the hub sees them. The tables have each of them with each local prefix.
-const MOST_AT_HUB: usize = 1024;
 
 pub(in crate::config) fn validate(draft: &Draft, report: &mut DiagnosticReport<'_>) {
     check_numbers(draft, report);
@@ -102,13 +99,8 @@ fn check_remotes(connection: &ConnectionDraft, translations: &Translations, repo
             report.warning(translation.hub.at, join(&path, "hub"), problem.help(help));
         }
     }
-    let at_hub: Vec<IpNet> = remotes.iter().flat_map(|remote| translations.prefixes_at_hub(remote.value)).collect();
-    let count = IpNet::aggregate(&at_hub).len();
-    if let (true, Some(first)) = (count > MOST_AT_HUB.max(remotes.len()), remotes.first()) {
-        let problem = Problem::new(format!(
-            "with the translations the hub sees {count} prefixes instead of {}, and at most {MOST_AT_HUB} are supported",
-            remotes.len()
-        ));
+    if let (None, Some(first)) = (connection.translate.unchanged(&connection.remote_cidrs), remotes.first()) {
+        let problem = Problem::new(format!("the translations split these prefixes into more than {MOST_PARTS}"));
         report.error(first.at, list, problem.help("write the site's own prefixes instead of ones that contain them"));
     }
 }
