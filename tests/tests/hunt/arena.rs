@@ -7,7 +7,7 @@ use std::fs;
 use anyhow::Context;
 use hub_tests::lab::{Agent, AgentCommand, End, HUB, Link, Namespace, PlaceSpec, World, agent_binary};
 
-use crate::places::{ALL, FAR_DEVICE, Place, SHARED, SHARED4, SHARED6, SITES};
+use crate::places::{ALL, FAR_DEVICE, OWN4, OWN6, Place, SHARED, SHARED4, SHARED6, SITES, TRANSLATED};
 use crate::policy::Policy;
 use crate::raw::{Raw, RawLink};
 
@@ -20,10 +20,13 @@ pub struct Variant {
     pub spoke_to_spoke: bool,
     /// Links without Ethernet headers.
     pub raw: Raw,
+    /// Two sites have the same networks.
+    pub translated: bool,
 }
 
 impl Variant {
-    pub const PLAIN: Self = Self { attach: "auto", rp_filter: "0", spoke_to_spoke: true, raw: Raw::Tun };
+    pub const PLAIN: Self =
+        Self { attach: "auto", rp_filter: "0", spoke_to_spoke: true, raw: Raw::Tun, translated: false };
     pub const ISOLATED: Self = Self { spoke_to_spoke: false, ..Self::PLAIN };
 
     pub fn attach(self, attach: &'static str) -> Self {
@@ -31,7 +34,12 @@ impl Variant {
     }
 
     pub fn policy(self) -> Policy {
-        Policy { spoke_to_spoke: self.spoke_to_spoke, promises_raw_links: self.attach != "generic", guarded: true }
+        Policy {
+            spoke_to_spoke: self.spoke_to_spoke,
+            promises_raw_links: self.attach != "generic",
+            guarded: true,
+            translated: self.translated,
+        }
     }
 
     /// The configuration file.
@@ -59,7 +67,10 @@ impl Variant {
         parts.push(format!("\n[vpc]\ninterface = \"vpc0\"\ncidrs = [\"{vpc4}\", \"{vpc6}\"]\n"));
         for (site, last) in SITES.into_iter().zip(61..) {
             let (net4, net6) = site.networks();
-            let mut remote = vec![net4.to_string(), net6.to_string()];
+            let translates = self.translated && TRANSLATED.contains(&site);
+            let own =
+                if translates { [OWN4.to_string(), OWN6.to_string()] } else { [net4.to_string(), net6.to_string()] };
+            let mut remote = own.to_vec();
             if SHARED.contains(&site) {
                 remote.extend([SHARED4.to_string(), SHARED6.to_string()]);
             }
@@ -75,6 +86,11 @@ impl Variant {
             parts.push(format!("\n[connection.{site}]\ncustomer_gateway = \"{site}\"\ninterface = \"{device}\"\n"));
             if site.is_ethernet() {
                 parts.push(format!("peer = \"{}\"\n", site.link4().1[1]));
+            }
+            if translates {
+                let pair = |site: &str, hub: &str| format!("{{ site = \"{site}\", hub = \"{hub}\" }}");
+                let pairs = [pair(&own[0], &net4.to_string()), pair(&own[1], &net6.to_string())];
+                parts.push(format!("translate = [{}]\n", pairs.join(", ")));
             }
             parts.push(format!("local_cidrs = {local:?}\nremote_cidrs = {remote:?}\n"));
         }

@@ -8,7 +8,7 @@ use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom as _;
 use rand::{Rng as _, SeedableRng as _};
 
-use crate::places::{ALL, Place, SHARED4, SHARED6, SITES};
+use crate::places::{ALL, Place, SHARED4, SHARED6, SITES, TRANSLATED};
 use crate::reading::WCCP;
 use crate::wires::{Macs, informed, payload, raw, tcp_mark};
 
@@ -30,7 +30,8 @@ const BRIDGED: u16 = 0x6558;
 const ODD: [u16; 11] = [0x0806, 0x8847, 0x8864, 0x88e5, 0x88f7, IPV4, IPV6, 0x0600, 3, WCCP, BRIDGED];
 
 /// The packet with this id: its place of entry and its bytes.
-pub fn draw(seed: u64, id: u64, macs: &[Option<Macs>]) -> (Place, Vec<u8>) {
+/// `translated`: two sites mostly send from addresses of their own, and else from those that the hub knows.
+pub fn draw(seed: u64, id: u64, macs: &[Option<Macs>], translated: bool) -> (Place, Vec<u8>) {
     let mut rng = SmallRng::seed_from_u64(seed ^ id.wrapping_mul(0x9e37_79b9_7f4a_7c15));
     let mut at = rng.random_range(0..100);
     let entry = ENTRIES.iter().find(|(_, share)| {
@@ -39,7 +40,7 @@ pub fn draw(seed: u64, id: u64, macs: &[Option<Macs>]) -> (Place, Vec<u8>) {
         found
     });
     let entry = entry.expect("the shares are 100 together").0;
-    let packet = network(&mut rng, entry, id);
+    let packet = network(&mut rng, entry, id, translated && TRANSLATED.contains(&entry));
     let bytes = link(&mut rng, entry, packet, macs);
     (entry, bytes)
 }
@@ -57,9 +58,12 @@ struct Drawn {
     v6: bool,
 }
 
-fn network(rng: &mut SmallRng, entry: Place, id: u64) -> Drawn {
+fn network(rng: &mut SmallRng, entry: Place, id: u64, translates: bool) -> Drawn {
     let v6 = percent(rng, 40);
-    let (from, to) = (source(rng, entry, v6), destination(rng, entry, v6));
+    let (mut from, to) = (source(rng, entry, v6), destination(rng, entry, v6));
+    if translates && percent(rng, 90) {
+        from = entry.own(from);
+    }
     let mut packet = match (from, to) {
         (IpAddr::V4(from), IpAddr::V4(to)) => Packet::ipv4(from, to),
         (IpAddr::V6(from), IpAddr::V6(to)) => Packet::ipv6(from, to),
@@ -366,7 +370,7 @@ fn tags(rng: &mut SmallRng) -> Vec<(u16, u16)> {
 fn packet_is_determined_by_seed_and_id() {
     let macs = ALL.map(|place| place.is_ethernet().then_some([[2, 0, 0, 0, 1, 1], [2, 0, 0, 0, 1, 2]]));
     for id in 1..2000 {
-        assert_eq!(draw(7, id, &macs), draw(7, id, &macs));
+        assert_eq!(draw(7, id, &macs, true), draw(7, id, &macs, true));
     }
-    assert_ne!(draw(7, 1, &macs), draw(8, 1, &macs));
+    assert_ne!(draw(7, 1, &macs, false), draw(8, 1, &macs, false));
 }

@@ -12,7 +12,7 @@ use hub_tests::packet::{Packet, hex};
 
 use crate::arena::Arena;
 use crate::draw::draw;
-use crate::places::{ALL, Place, Places, SITES, is_hub};
+use crate::places::{ALL, Place, Places, SITES, TRANSLATED, is_hub, within};
 use crate::policy::{Allowed, NOWHERE, Policy};
 use crate::raw::RawLink;
 use crate::reading::Reading;
@@ -127,7 +127,10 @@ impl<'a> Hunt<'a> {
             allowed.answers = Places::of(&ALL);
         }
         let entered = self.wires.send(entry, &bytes);
-        let source = Reading::of(entry, &bytes).map(|reading| reading.source);
+        let source = Reading::of(entry, &bytes).map(|reading| match self.translates(entry) {
+            true => entry.at_hub(reading.source).unwrap_or(reading.source),
+            false => reading.source,
+        });
         self.sent.push(Sent { entry, source, allowed, guarded });
         if let (Some(place), true) = (allowed.must, entered) {
             self.due.insert(self.sent(), (place, 0));
@@ -138,10 +141,14 @@ impl<'a> Hunt<'a> {
         }
     }
 
+    fn translates(&self, place: Place) -> bool {
+        self.arena.variant.translated && TRANSLATED.contains(&place)
+    }
+
     /// Sends random packets, and checks arrivals meanwhile.
     pub fn burst(&mut self, seed: u64, packets: usize) {
         for _ in 0..packets {
-            let (entry, bytes) = draw(seed, self.sent() + 1, &self.macs);
+            let (entry, bytes) = draw(seed, self.sent() + 1, &self.macs, self.arena.variant.translated);
             self.enter(entry, bytes);
         }
         self.look();
@@ -210,6 +217,16 @@ impl<'a> Hunt<'a> {
             let phase = if self.phase.is_empty() { String::new() } else { format!("{}: ", self.phase) };
             self.find(format!("{phase}{entry} -> {place}: {what} beyond policy"), id, Some(&arrival));
         }
+        if self.translates(place)
+            && let Some(Reading { destination, .. }) = Reading::of(place, &arrival.bytes)
+            && (within(place.networks().0, destination) || within(place.networks().1, destination))
+        {
+            self.find(
+                format!("{entry} -> {place}: arrived for an address that the site does not know"),
+                id,
+                Some(&arrival),
+            );
+        }
         if self.crafted {
             self.arrivals.push(arrival);
         }
@@ -263,7 +280,8 @@ impl<'a> Hunt<'a> {
         let deadline = Instant::now() + PATIENCE;
         while !missing.is_empty() {
             for (id, from, to, v6) in &missing {
-                let marker = udp(from.host(*v6), to.host(*v6)).bytes(payload(*id, 32));
+                let source = if self.translates(*from) { from.own(from.host(*v6)) } else { from.host(*v6) };
+                let marker = udp(source, to.host(*v6)).bytes(payload(*id, 32));
                 let bytes = framed(*from, &marker, &self.macs);
                 self.wires.send(*from, &bytes);
             }

@@ -33,6 +33,11 @@ pub const SHARED: [Place; 2] = [Beta, Gamma];
 pub const SHARED4: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 64, 0, 0), 16);
 pub const SHARED6: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0xfd64, 0, 0, 0, 0, 0, 0, 0), 48);
 
+/// Sites with the same networks of their own, in hunts with translation: the hub knows them by [`Place::networks`].
+pub const TRANSLATED: [Place; 2] = [Alpha, Delta];
+pub const OWN4: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 90, 0, 0), 16);
+pub const OWN6: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0xfd90, 0, 0, 0, 0, 0, 0, 0), 48);
+
 /// The far end of every Ethernet link has this device.
 pub const FAR_DEVICE: &str = "up0";
 
@@ -120,6 +125,35 @@ impl Place {
     pub fn link6(self) -> Option<[Ipv6Addr; 2]> {
         let first = u128::from(self.networks().1.network());
         (!self.is_site()).then(|| [(first + 1).into(), (first + 10).into()])
+    }
+
+    /// What a site with translation calls one of its addresses.
+    pub fn own(self, address: IpAddr) -> IpAddr {
+        let (net4, net6) = self.networks();
+        match address {
+            IpAddr::V4(address) if net4.contains(&address) => {
+                IpAddr::V4((u32::from(OWN4.network()) | u32::from(address) & u32::from(OWN4.hostmask())).into())
+            }
+            IpAddr::V6(address) if net6.contains(&address) => {
+                IpAddr::V6((u128::from(OWN6.network()) | u128::from(address) & u128::from(OWN6.hostmask())).into())
+            }
+            other => other,
+        }
+    }
+
+    /// By which address the hub knows one of a site with translation; `None` for one that stands for another there.
+    pub fn at_hub(self, own: IpAddr) -> Option<IpAddr> {
+        let (net4, net6) = self.networks();
+        match own {
+            IpAddr::V4(own) if OWN4.contains(&own) => {
+                Some(IpAddr::V4((u32::from(net4.network()) | u32::from(own) & u32::from(net4.hostmask())).into()))
+            }
+            IpAddr::V6(own) if OWN6.contains(&own) => {
+                Some(IpAddr::V6((u128::from(net6.network()) | u128::from(own) & u128::from(net6.hostmask())).into()))
+            }
+            own if within(net4, own) || within(net6, own) => None,
+            own => Some(own),
+        }
     }
 
     /// An existing host; in a site nothing answers for it.

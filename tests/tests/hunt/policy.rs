@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use crate::places::{ALL, Place, Places, SHARED, SHARED4, SHARED6, SITES, is_hub, within};
+use crate::places::{ALL, Place, Places, SHARED, SHARED4, SHARED6, SITES, TRANSLATED, is_hub, within};
 use crate::reading::Reading;
 
 /// The maximum number of tags before an IP header.
@@ -18,6 +18,8 @@ pub struct Policy {
     /// Whether the nftables table is installed. Without it the program alone filters packets from sites, and nothing
     /// filters the rest: see docs/security.md.
     pub guarded: bool,
+    /// [`TRANSLATED`] sites have other addresses than the hub knows.
+    pub translated: bool,
 }
 
 /// Where one packet may arrive, and where it must.
@@ -44,7 +46,11 @@ impl Policy {
                 packet.plain = false;
             }
         }
-        let Some(packet) = packet else { return NOWHERE };
+        let Some(mut packet) = packet else { return NOWHERE };
+        if self.translated && TRANSLATED.contains(&entry) {
+            let Some(source) = entry.at_hub(packet.source) else { return NOWHERE };
+            packet.source = source;
+        }
         match entry {
             Place::Vpc | Place::Mgmt | Place::Wan if !self.guarded => {
                 Allowed { packet: Places::of(&ALL), answers: Places::of(&ALL), must: None }
@@ -182,7 +188,7 @@ mod tests {
 
     const HUB: [u8; 6] = [2, 0, 0, 0, 0, 1];
     const FAR: [u8; 6] = [2, 0, 0, 0, 0, 2];
-    const OPEN: Policy = Policy { spoke_to_spoke: true, promises_raw_links: true, guarded: true };
+    const OPEN: Policy = Policy { spoke_to_spoke: true, promises_raw_links: true, guarded: true, translated: false };
     const ISOLATED: Policy = Policy { spoke_to_spoke: false, ..OPEN };
 
     fn allowed(policy: Policy, entry: Place, from: &str, to: &str, change: impl Fn(Packet) -> Packet) -> Allowed {
@@ -226,6 +232,23 @@ mod tests {
         }
         let isolated = allowed(ISOLATED, Alpha, "10.61.0.1", "10.62.0.1", |packet| packet);
         assert_eq!(isolated, Allowed { packet: none, answers: Places::of(&[Alpha]), must: None });
+    }
+
+    #[test]
+    fn policy_model_knows_translated_sites_by_their_addresses_at_the_hub() {
+        use Place::{Alpha, Beta, Delta};
+        let translated = Policy { translated: true, ..OPEN };
+        for (entry, from, must) in [
+            (Alpha, "10.90.0.1", Some(Beta)),
+            (Alpha, "10.61.0.1", None),
+            (Beta, "10.90.0.1", None),
+            (Beta, "10.62.0.1", None),
+        ] {
+            assert_eq!(allowed(translated, entry, from, "10.62.0.1", |packet| packet).must, must, "{entry}: {from}");
+        }
+        let address: IpAddr = "10.65.3.4".parse().expect("an address");
+        assert_eq!(Delta.own(address).to_string(), "10.90.3.4");
+        assert_eq!(Delta.at_hub(Delta.own(address)), Some(address));
     }
 
     #[test]

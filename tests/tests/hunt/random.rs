@@ -13,16 +13,23 @@ use crate::raw::{Kind, Raw};
 const PACKETS: u64 = 100_000;
 
 const fn variant(attach: &'static str, rp_filter: &'static str, spoke_to_spoke: bool) -> Variant {
-    Variant { attach, rp_filter, spoke_to_spoke, raw: Raw::Tun }
+    Variant { attach, rp_filter, spoke_to_spoke, ..Variant::PLAIN }
 }
 
-const VARIANTS: [Variant; 6] = [
+const fn translated(variant: Variant) -> Variant {
+    Variant { translated: true, ..variant }
+}
+
+const VARIANTS: [Variant; 9] = [
     variant("auto", "0", true),
     variant("tc", "0", true),
     variant("generic", "0", true),
     variant("auto", "1", false),
     variant("tc", "2", false),
     variant("generic", "1", true),
+    translated(variant("auto", "1", true)),
+    translated(variant("tc", "0", true)),
+    translated(variant("generic", "2", false)),
 ];
 
 /// A number from the environment.
@@ -78,8 +85,8 @@ const PACKETS_OF_A_KIND: u64 = 6_000;
 fn hunt_through(kind: Kind) -> anyhow::Result<()> {
     let seed = seed()?;
     let packets = number("VPNHUB_HUNT")?.unwrap_or(PACKETS_OF_A_KIND);
-    for spoke_to_spoke in [true, false] {
-        let variant = Variant { spoke_to_spoke, raw: Raw::Tunnel(kind), ..Variant::PLAIN };
+    for (spoke_to_spoke, translated) in [(true, true), (false, false)] {
+        let variant = Variant { spoke_to_spoke, raw: Raw::Tunnel(kind), translated, ..Variant::PLAIN };
         let arrived = hunt(variant, seed, packets / 2).with_context(|| format!("{variant:?}, VPNHUB_SEED={seed}"))?;
         println!("{variant:?}: {arrived} of {} arrived", packets / 2);
     }
