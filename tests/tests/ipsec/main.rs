@@ -20,6 +20,7 @@ mod reasons;
 mod record;
 mod restart;
 mod starter;
+mod translate;
 mod trap;
 
 use std::process::ExitCode;
@@ -62,6 +63,7 @@ fn main() -> ExitCode {
         starter::CASES,
         kernel::CASES,
         mtu::CASES,
+        translate::CASES,
         trap::CASES,
         others::CASES,
         record::CASES,
