@@ -90,12 +90,6 @@ pub fn attachment(ifindex: u32) -> Option<Attachment> {
     if attachment.flags & Attachment::PRESENT != 0 { Some(attachment) } else { None }
 }
 
-/// Offset of the IP header in a frame that leaves by an attachment: tags are not part of it.
-#[inline(always)]
-pub const fn egress_offset(attachment: &Attachment) -> usize {
-    if attachment.flags & Attachment::ETHERNET == 0 { 0 } else { size_of::<Ethernet>() }
-}
-
 /// Finds the IP header after the link header.
 #[inline(always)]
 pub fn link<F: Frame>(frame: &F, attachment: &Attachment) -> Result<Network, Refusal> {

@@ -103,7 +103,9 @@ impl<'d> Claims<'d> {
     /// The addresses in packets on the connection, and those that its translations take for the site's.
     fn add_site_side(&mut self, connection: &'d ConnectionDraft, owner: usize) {
         let remotes = &connection.remote_cidrs.items;
-        remotes.iter().for_each(|item| self.add(*item, owner, ClaimOrigin::Selector(connection)));
+        for remote in remotes {
+            self.add(*remote, owner, ClaimOrigin::Selector(connection));
+        }
         // With errors in the translations they are not compared.
         let is_sound = connection.translate.translations().is_some();
         for translation in connection.translate.items.iter().filter(|_| is_sound) {

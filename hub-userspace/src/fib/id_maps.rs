@@ -63,7 +63,6 @@ pub struct IngressLayout {
     pub policies: IdAllocator<Arc<Policy>>,
     /// Index into `PORT_RULES`.
     pub limits: IdAllocator<Rules>,
-    /// Index into `TRANSLATIONS`.
     pub translations: IdAllocator<Translations>,
     pub uses: Uses,
 }

@@ -9,6 +9,7 @@ mod agreements;
 mod compare;
 mod coverage;
 mod draw;
+mod icmp_errors;
 mod packets;
 #[path = "../program/mod.rs"]
 #[expect(dead_code, reason = "other tests run one program at a time")]

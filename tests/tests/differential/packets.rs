@@ -19,6 +19,7 @@ use rand::{
 use crate::{
     agreements::{MESSAGES, port},
     draw::{address_around, one_of, percent},
+    icmp_errors,
     program::Arrival,
 };
 
@@ -43,8 +44,8 @@ pub fn draw(rng: &mut SmallRng, world: &World) -> Arrival {
         _ => unreachable!("the destination is of the source's family"),
     };
     packet = network(rng, packet, v6);
-    let error = percent(rng, 12).then(|| inside_error(rng, world, interface, (source, destination)));
-    packet = if error.is_some() { icmp_error(rng, packet, v6) } else { transport(rng, packet) };
+    let error = percent(rng, 12).then(|| icmp_errors::inside(rng, world, interface, (source, destination)));
+    packet = if error.is_some() { icmp_errors::outside(rng, packet, v6) } else { transport(rng, packet) };
     let length = match rng.random_range(0..10) {
         // The builder's headers are at most this long.
         0 => (one_of(rng, &[576_usize, 1280, 1400, 1500]) + 3).saturating_sub(rng.random_range(0..120)),
@@ -86,7 +87,7 @@ fn ingress<'a>(rng: &mut SmallRng, world: &'a World) -> &'a Interface {
     found.unwrap_or_else(|| devices().choose(rng).expect("there is a device"))
 }
 
-fn source(rng: &mut SmallRng, world: &World, interface: &Interface) -> IpAddr {
+pub fn source(rng: &mut SmallRng, world: &World, interface: &Interface) -> IpAddr {
     if percent(rng, 6) {
         let v6 = percent(rng, 50);
         return any(rng, world, v6);
@@ -202,7 +203,7 @@ fn link_scope(rng: &mut SmallRng, interface: &Interface, v6: bool) -> IpAddr {
 }
 
 /// Any address, most likely a special one.
-fn any(rng: &mut SmallRng, world: &World, v6: bool) -> IpAddr {
+pub fn any(rng: &mut SmallRng, world: &World, v6: bool) -> IpAddr {
     let text = if v6 {
         one_of(
             rng,
@@ -252,7 +253,7 @@ fn any(rng: &mut SmallRng, world: &World, v6: bool) -> IpAddr {
     }
 }
 
-fn network(rng: &mut SmallRng, mut packet: Packet, v6: bool) -> Packet {
+pub fn network(rng: &mut SmallRng, mut packet: Packet, v6: bool) -> Packet {
     packet = packet.ttl(if percent(rng, 85) { 64 } else { one_of(rng, &[0, 1, 1, 2, 3, 255]) });
     if percent(rng, 10) {
         packet = packet.tos(rng.random());
@@ -275,45 +276,7 @@ fn network(rng: &mut SmallRng, mut packet: Packet, v6: bool) -> Packet {
     packet
 }
 
-fn icmp_error(rng: &mut SmallRng, packet: Packet, v6: bool) -> Packet {
-    let kind = if v6 { one_of(rng, &[1, 2, 3, 4, 127, 128]) } else { one_of(rng, &[3, 4, 5, 11, 12, 0]) };
-    packet.icmp(kind, 0, [0; 4])
-}
-
-/// The start of a packet that an error is about, mostly one between the error's receiver and the sender's site.
-fn inside_error(rng: &mut SmallRng, world: &World, interface: &Interface, error: (IpAddr, IpAddr)) -> Vec<u8> {
-    let (sender, receiver) = error;
-    let v6 = sender.is_ipv6();
-    let mut of_site = || {
-        let found = (0..4).map(|_| source(rng, world, interface)).find(|address| address.is_ipv6() == v6);
-        found.unwrap_or(sender)
-    };
-    let (mut from, mut to) = (receiver, of_site());
-    if percent(rng, 20) {
-        from = any(rng, world, v6);
-        from = if from.is_ipv6() == v6 { from } else { receiver };
-    }
-    if percent(rng, 5) {
-        (from, to) = (to, from);
-    }
-    let mut packet = match (from, to) {
-        (IpAddr::V4(from), IpAddr::V4(to)) => Packet::ipv4(from, to),
-        (IpAddr::V6(from), IpAddr::V6(to)) => Packet::ipv6(from, to),
-        _ => unreachable!("both are of the error's family"),
-    };
-    packet = network(rng, packet, v6);
-    packet = transport(rng, packet).payload(rng.random_range(0..40));
-    if percent(rng, 30) {
-        packet = packet.transport_checksum(one_of(rng, &[0, 0xffff, 0x1234]));
-    }
-    let mut bytes = packet.build();
-    if percent(rng, 30) {
-        bytes.truncate(rng.random_range(0..bytes.len()));
-    }
-    bytes
-}
-
-fn transport(rng: &mut SmallRng, packet: Packet) -> Packet {
+pub fn transport(rng: &mut SmallRng, packet: Packet) -> Packet {
     match rng.random_range(0..10) {
         0..4 => packet.udp(port(rng), port(rng)),
         4..6 => {

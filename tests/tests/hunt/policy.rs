@@ -10,6 +10,7 @@ const MOST_TAGS: usize = 2;
 
 /// The settings that differ between hunts.
 #[derive(Debug, Clone, Copy)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a setting of its own")]
 pub struct Policy {
     pub spoke_to_spoke: bool,
     /// Generic XDP does not guarantee delivery into links without Ethernet headers: the kernel takes the protocol from

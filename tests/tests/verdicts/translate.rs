@@ -282,7 +282,7 @@ fn destination_is_translated_at_the_egress() -> anyhow::Result<()> {
     with_program(&DEVICES, |_, program| {
         program.install(&world)?;
         for way in WAYS.iter().filter(|way| !matches!(way.to.1, RAW)) {
-            for (name, kind) in KINDS.into_iter() {
+            for (name, kind) in KINDS {
                 let [_, at_hub, at_far_end] = each(way, kind);
                 let (sent, expected) = (way.leaving(&at_hub), way.leaving(&at_far_end));
                 anyhow::ensure!(

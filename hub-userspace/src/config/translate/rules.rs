@@ -53,10 +53,12 @@ fn check_numbers(draft: &Draft, report: &mut DiagnosticReport<'_>) {
     }
 }
 
+/// One of the prefixes of a translation.
+type Side = fn(&TranslationDraft) -> Located<IpNet>;
+
 /// Each address has one translation.
 fn check_overlaps(connection: &ConnectionDraft, report: &mut DiagnosticReport<'_>) {
-    let sides: [(&str, fn(&TranslationDraft) -> Located<IpNet>); 2] =
-        [("site", |translation| translation.site), ("hub", |translation| translation.hub)];
+    let sides: [(&str, Side); 2] = [("site", |translation| translation.site), ("hub", |translation| translation.hub)];
     for (key, side) in sides {
         for (index, translation) in connection.translate.items.iter().enumerate() {
             let here = side(translation);

@@ -11,18 +11,20 @@
 //!
 //! An ICMP error contains the start of the packet that caused it: there, it is the opposite address.
 //!
-//! Two functions here are global: the verifier checks them once.
+//! Two functions are global: the verifier checks them once.
+
+mod table;
 
 use hub_common::{
     checksum,
-    maps::{Attachment, NextHop, TRANSLATIONS_PER_INTERFACE, Translation},
+    maps::{Attachment, NextHop},
 };
 
+pub use self::table::Translate;
 use crate::{
     family::{Address, V4, V6},
     frame::{Covered, Frame},
-    headers::{Ipv4, Ipv6},
-    maps,
+    headers::{Ethernet, Ipv4, Ipv6},
     parse::{self, Packet, TCP},
 };
 
@@ -49,10 +51,6 @@ const OFFSETS: usize = 0x3fff;
 const MAX_EXTENSIONS: usize = 8;
 /// No sum over data that changed.
 const NO_CHANGE: u16 = 0;
-
-/// Results of [`translation_find`] other than the index of a translation.
-const UNCHANGED: u32 = 1 << 16;
-const IMPOSSIBLE: u32 = 1 << 17;
 
 /// Translates the source of a packet that came in on this attachment. Call it before the look-ups.
 ///
@@ -101,20 +99,24 @@ pub fn destination<F: Frame>(frame: &mut F) {
     if attachment.translations == 0 {
         return;
     }
-    let offset = parse::egress_offset(&attachment);
+    // Tags are not in front of it yet.
+    let offset = if attachment.flags & Attachment::ETHERNET == 0 { 0 } else { size_of::<Ethernet>() };
     let Some(header) = frame.at::<Ipv4>(offset) else { return };
-    let first = u16::from_be_bytes(header.total_length);
-    match (frame.protocol(), header.version_and_length >> 4) {
-        (Some(<V4 as Address>::ETHERTYPE), 4) => {
-            frame.translate(offset as u32, u32::from(first) | TO_SITE_BIT, attachment.translations);
-        }
+    let total_length = u16::from_be_bytes(header.total_length);
+    let (bits, header_length, length) = match (frame.protocol(), header.version_and_length >> 4) {
+        (Some(<V4 as Address>::ETHERTYPE), 4) => (TO_SITE_BIT, 0, total_length),
         (Some(<V6 as Address>::ETHERTYPE), 6) => {
             let Some(header) = frame.at::<Ipv6>(offset) else { return };
-            let length = size_of::<Ipv6>() as u32 + u32::from(u16::from_be_bytes(header.payload_length));
-            frame.translate(offset as u32, length | V6_BIT | TO_SITE_BIT, attachment.translations);
+            (V6_BIT | TO_SITE_BIT, size_of::<Ipv6>(), u16::from_be_bytes(header.payload_length))
         }
-        _ => {}
-    }
+        _ => return,
+    };
+    let length = match length {
+        // A super-packet of the hub's own that is longer than a header can say (BIG TCP).
+        0 => (frame.length() - offset).min(LENGTH as usize),
+        length => header_length + usize::from(length),
+    };
+    frame.translate(offset as u32, length as u32 | bits, attachment.translations);
 }
 
 /// Implementation of [`Frame::translate`].
@@ -327,80 +329,4 @@ fn inner_checksum<F: Frame>(frame: &mut F, at: usize, end: usize, change: u16, o
         new => new,
     };
     if frame.write(at, new.to_ne_bytes()).is_err() { NO_CHANGE } else { checksum::difference(old, new) }
-}
-
-/// The part of translation that differs by family.
-pub trait Translate: Address {
-    /// [`V6_BIT`], or 0.
-    const BIT: u32;
-    const LOOPBACK: Self;
-
-    /// The address after translation; `None` if it has no counterpart on the other side. `bits`: [`TO_SITE_BIT`] or 0.
-    fn translated(self, translations: u32, bits: u32) -> Option<Self>;
-}
-
-impl Translate for V4 {
-    const BIT: u32 = 0;
-    const LOOPBACK: Self = 0x7f00_0001;
-
-    #[inline(always)]
-    fn translated(self, translations: u32, bits: u32) -> Option<Self> {
-        match translation_find(translations, bits & TO_SITE_BIT, self.into(), 0) {
-            UNCHANGED => Some(self),
-            index => {
-                let Translation { site, hub, .. } = maps::TRANSLATIONS.get(translations)?.v4.get(index as usize)?;
-                Some(self ^ site ^ hub)
-            }
-        }
-    }
-}
-
-impl Translate for V6 {
-    const BIT: u32 = V6_BIT;
-    const LOOPBACK: Self = [0, 1];
-
-    #[inline(always)]
-    fn translated(self, translations: u32, bits: u32) -> Option<Self> {
-        match translation_find(translations, bits & TO_SITE_BIT | V6_BIT, self[0], self[1]) {
-            UNCHANGED => Some(self),
-            index => {
-                let Translation { site, hub, .. } = maps::TRANSLATIONS.get(translations)?.v6.get(index as usize)?;
-                Some([self[0] ^ site[0] ^ hub[0], self[1] ^ site[1] ^ hub[1]])
-            }
-        }
-    }
-}
-
-/// The index of the translation that an address is in; [`UNCHANGED`] or [`IMPOSSIBLE`] if it is in none. An IPv4
-/// address is in `high`.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn translation_find(translations: u32, bits: u32, high: u64, low: u64) -> u32 {
-    let Some(table) = maps::TRANSLATIONS.get(translations) else { return UNCHANGED };
-    let to_site = bits & TO_SITE_BIT != 0;
-    let mut result = UNCHANGED;
-    for index in 0..TRANSLATIONS_PER_INTERFACE {
-        let (is_site, is_hub) = if bits & V6_BIT == 0 {
-            if index as u32 >= table.counts[0] {
-                break;
-            }
-            let Translation { site, hub, mask } = table.v4[index];
-            let network = high as u32 & mask;
-            (network == site, network == hub)
-        } else {
-            if index as u32 >= table.counts[1] {
-                break;
-            }
-            let Translation { site, hub, mask } = table.v6[index];
-            let network = [high & mask[0], low & mask[1]];
-            (network == site, network == hub)
-        };
-        if if to_site { is_hub } else { is_site } {
-            return index as u32;
-        }
-        if is_site || is_hub {
-            result = IMPOSSIBLE;
-        }
-    }
-    result
 }
