@@ -1,17 +1,18 @@
 //! The verifier's log of a program: stack depth.
 //!
 //! aya reads the verifier's log only when a program is refused. So the program is loaded once more, by the system call,
-//! with a log of statistics alone. The time in this log is not the program's: without BTF the verifier does not know which
-//! functions are global, and checks these at each call.
+//! with a log of statistics alone. It gets its BTF, too: without, the verifier does not know which functions are global, and
+//! checks these at each call.
 
 use std::{
     collections::{HashMap, HashSet},
     ffi::CStr,
     io, mem,
-    os::fd::{FromRawFd as _, OwnedFd, RawFd},
+    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd},
 };
 
 use anyhow::{Context as _, Result, bail};
+use aya::features;
 use aya_obj::{
     Object, ProgramSection,
     generated::{bpf_attach_type, bpf_attr, bpf_cmd, bpf_prog_type},
@@ -33,6 +34,9 @@ const MAP_NAME: usize = 15;
 /// Has the program verified again, with these maps: by the names that the kernel has for them.
 pub fn stack_bytes(object: &[u8], program: &str, maps: &HashMap<String, RawFd>) -> Result<Vec<u32>> {
     let mut object = Object::parse(object).context("reading the object")?;
+    let no_btf = "this kernel does not take BTF: it is too old";
+    let types = object.fixup_and_sanitize_btf(features().btf().context(no_btf)?).context("reading its BTF")?;
+    let types = load_types(&types.context("the object has no BTF")?.to_bytes())?;
     let text: HashSet<usize> = object.functions.keys().map(|(section, _)| *section).collect();
     let used = mem::take(&mut object.maps);
     // Maps that only other programs of the object use have no descriptor: theirs are not loaded here.
@@ -62,19 +66,45 @@ pub fn stack_bytes(object: &[u8], program: &str, maps: &HashMap<String, RawFd>) 
     load.insns = function.instructions.as_ptr() as u64;
     load.insn_cnt = u32::try_from(function.instructions.len())?;
     load.license = object.license.as_ptr() as u64;
+    let functions = function.func_info.func_info_bytes();
+    load.prog_btf_fd = u32::try_from(types.as_raw_fd())?;
+    load.func_info = functions.as_ptr() as u64;
+    load.func_info_rec_size = u32::try_from(function.func_info_rec_size)?;
+    load.func_info_cnt = u32::try_from(functions.len() / function.func_info_rec_size.max(1))?;
     load.log_level = STATISTICS;
     load.log_buf = log.as_mut_ptr() as u64;
     load.log_size = u32::try_from(log.len())?;
-    // SAFETY: the addresses are those of the instructions, the license and the log, with their lengths; all of them
-    // outlive the call.
-    let result = unsafe {
-        libc::syscall(libc::SYS_bpf, bpf_cmd::BPF_PROG_LOAD as libc::c_int, &raw mut attributes, size_of::<bpf_attr>())
-    };
-    let descriptor = Errno::result(result).map_err(io::Error::from).context("loading it with a log of the verifier")?;
-    // SAFETY: a new descriptor without another owner.
-    drop(unsafe { OwnedFd::from_raw_fd(i32::try_from(descriptor)?) });
+    // SAFETY: the addresses are those of the instructions, the license, the functions and the log, with their lengths;
+    // all of them outlive the call, as does the descriptor.
+    drop(unsafe { call(bpf_cmd::BPF_PROG_LOAD, &mut attributes) }.context("loading it with a log of the verifier")?);
     let log = CStr::from_bytes_until_nul(&log).context("the verifier's log does not end")?.to_string_lossy();
     parse(&log).with_context(|| format!("the verifier's log is not understood: {log}"))
+}
+
+/// Loads BTF into the kernel.
+fn load_types(bytes: &[u8]) -> Result<OwnedFd> {
+    // SAFETY: plain old data, for which all zeroes is a valid value.
+    let mut attributes: bpf_attr = unsafe { mem::zeroed() };
+    // SAFETY: this is the member of the union that the command reads, and it has only integers.
+    let load = unsafe { &mut attributes.__bindgen_anon_7 };
+    load.btf = bytes.as_ptr() as u64;
+    load.btf_size = u32::try_from(bytes.len())?;
+    // SAFETY: the address is that of the bytes, with their length, and they outlive the call.
+    unsafe { call(bpf_cmd::BPF_BTF_LOAD, &mut attributes) }.context("loading its BTF")
+}
+
+/// A command that makes a descriptor.
+///
+/// # Safety
+/// The member of the union that the command reads has only addresses and lengths of memory that outlives the call.
+unsafe fn call(command: bpf_cmd, attributes: &mut bpf_attr) -> Result<OwnedFd> {
+    // SAFETY: see above.
+    let result = unsafe {
+        libc::syscall(libc::SYS_bpf, command as libc::c_int, std::ptr::from_mut(attributes), size_of::<bpf_attr>())
+    };
+    let descriptor = Errno::result(result).map_err(io::Error::from)?;
+    // SAFETY: a new descriptor without another owner.
+    Ok(unsafe { OwnedFd::from_raw_fd(i32::try_from(descriptor)?) })
 }
 
 /// ```text

@@ -19,6 +19,7 @@ mod socket;
 use std::{
     collections::BTreeMap,
     fmt,
+    net::IpAddr,
     time::{Duration, Instant},
 };
 
@@ -37,6 +38,9 @@ pub struct CheckTarget {
     pub ifindex: u32,
     pub link: LinkLayer,
     pub check: HealthCheck,
+    /// Source of replies on the interface: what the site itself calls the destination. The socket receives packets before
+    /// the program translates them, and sends them before it does.
+    pub replies_from: IpAddr,
 }
 
 /// Link layer of the interface.
@@ -58,7 +62,8 @@ pub fn targets(config: &Config, host: &HostState) -> BTreeMap<String, CheckTarge
         let link = host.link(&connection.interface)?;
         let peer = connection.peer.and_then(|peer| host.neighbours.get(&(link.index, peer)).copied());
         let on = if link.ethernet { LinkLayer::Ethernet { peer } } else { LinkLayer::RawIp };
-        Some((name.clone(), CheckTarget { ifindex: link.index, link: on, check }))
+        let replies_from = connection.translate.to_site(check.destination).unwrap_or(check.destination);
+        Some((name.clone(), CheckTarget { ifindex: link.index, link: on, check, replies_from }))
     };
     config.connections.iter().filter_map(target).collect()
 }

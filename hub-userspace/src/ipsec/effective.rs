@@ -29,7 +29,7 @@ pub const MOST_PAIRS: usize = 4096;
 
 /// Maximum number of negotiated pairs of a connection.
 pub fn most_pairs(connection: &Connection) -> usize {
-    MOST_PAIRS.max(connection.remote_cidrs.len() * connection.local_cidrs.len())
+    MOST_PAIRS.max(connection.remotes_at_hub().len() * connection.local_cidrs.len())
 }
 
 /// Sources of SA state.
@@ -75,11 +75,24 @@ pub fn negotiated(
         }
     };
     negotiated.pairs = within(&negotiated.pairs, connection);
-    if let Some(first) = negotiated.pairs.iter().nth(most).copied() {
+    if let Some(first) = first_above(most, &negotiated.pairs, connection) {
         drop(negotiated.pairs.split_off(&first));
         negotiated.is_cut = true;
     }
     Some(negotiated)
+}
+
+/// The first of these pairs with which there are more than so many at the hub: translations may split a pair.
+fn first_above(most: usize, pairs: &BTreeSet<Pair>, connection: &Connection) -> Option<Pair> {
+    if connection.translate.is_empty() {
+        return pairs.iter().nth(most).copied();
+    }
+    let mut count = 0;
+    let mut is_above = |pair: &&Pair| {
+        count += connection.translate.prefixes_at_hub(pair.remote).len();
+        count > most
+    };
+    pairs.iter().find(|pair| is_above(pair)).copied()
 }
 
 /// The match for the kernel's policies and SAs of a connection.

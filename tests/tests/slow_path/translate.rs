@@ -5,8 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use hub_tests::lab::{
-    AgentCommand, FrameSocket, HANGZHOU, HUB, HubConfig, NINGBO, Options, Ping, Rig, SHANGHAI, Site, TcpPair, UdpProbe,
-    UdpReceiver, VPC, World, agent_binary, reach, retry,
+    AgentCommand, FrameSocket, HANGZHOU, HUB, HubConfig, NINGBO, Options, Ping, Rig, SHANGHAI, Site, Status, TcpPair,
+    UdpProbe, UdpReceiver, VPC, World, agent_binary, reach, retry,
 };
 use hub_tests::packet::{View, verify_checksums};
 
@@ -220,6 +220,28 @@ fn hub_reaches_translated_sites_and_restarts_go_unnoticed() {
     let agent = AgentCommand::new(agent_binary()).start_in(&world[HUB], scratch).unwrap();
     all_answer("with the next agent");
     agent.stop().unwrap();
+}
+
+/// Probes go to the address at the hub, and replies come from the site's own.
+#[test]
+fn health_check_of_translated_host_is_answered() {
+    let [shanghai, ..] = hosts();
+    for (source, destination) in [IpAddr::from(VPC.hub4), VPC.hub6.into()].into_iter().zip(shanghai.known) {
+        let rig = rig(&[], 1400);
+        let check = format!(
+            "health_check = {{ source = \"{source}\", destination = \"{destination}\", interval = \"100ms\", retries = 3 }}\n"
+        );
+        let section = "[connection.shanghai]\n";
+        let config = std::fs::read_to_string(rig.agent.config()).unwrap();
+        std::fs::write(rig.agent.config(), config.replacen(section, &format!("{section}{check}"), 1)).unwrap();
+        assert!(rig.agent.cli(&["reload"]).unwrap().status.success());
+        let is_healthy = |status: &Status| {
+            let health = &status.connection("shanghai")["health"];
+            health["received"].as_u64().is_some_and(|received| received > 2)
+        };
+        rig.agent.wait_for_status(WAIT, is_healthy).unwrap();
+        rig.stop().unwrap();
+    }
 }
 
 /// A configuration without translations takes the program at egress away.
