@@ -219,8 +219,8 @@ impl Worker {
         let Some(reply) = echo::reply(packet) else { return };
         let Some(running) = self.checks.get_mut(&reply.identifier) else { return };
         let Some(nonce) = reply.payload.strip_prefix(&self.cookie) else { return };
-        let CheckTarget { check, replies_from, .. } = &running.target;
-        if reply.source != *replies_from || reply.destination != check.source {
+        let check = &running.target.check;
+        if reply.source != check.destination || reply.destination != check.source {
             return;
         }
         let now = Instant::now();

@@ -19,7 +19,6 @@ mod socket;
 use std::{
     collections::BTreeMap,
     fmt,
-    net::IpAddr,
     time::{Duration, Instant},
 };
 
@@ -38,9 +37,6 @@ pub struct CheckTarget {
     pub ifindex: u32,
     pub link: LinkLayer,
     pub check: HealthCheck,
-    /// Source of replies on the interface: what the site itself calls the destination. The socket receives packets before
-    /// the program translates them, and sends them before it does.
-    pub replies_from: IpAddr,
 }
 
 /// Link layer of the interface.
@@ -62,8 +58,7 @@ pub fn targets(config: &Config, host: &HostState) -> BTreeMap<String, CheckTarge
         let link = host.link(&connection.interface)?;
         let peer = connection.peer.and_then(|peer| host.neighbours.get(&(link.index, peer)).copied());
         let on = if link.ethernet { LinkLayer::Ethernet { peer } } else { LinkLayer::RawIp };
-        let replies_from = connection.translate.to_site(check.destination).unwrap_or(check.destination);
-        Some((name.clone(), CheckTarget { ifindex: link.index, link: on, check, replies_from }))
+        Some((name.clone(), CheckTarget { ifindex: link.index, link: on, check }))
     };
     config.connections.iter().filter_map(target).collect()
 }

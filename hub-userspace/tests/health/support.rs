@@ -31,7 +31,7 @@ pub struct Probing {
 pub fn target(ifindex: u32, link: LinkLayer, source: &str, destination: &str) -> CheckTarget {
     let check =
         HealthCheck { source: addr(source), destination: addr(destination), interval: INTERVAL, retries: RETRIES };
-    CheckTarget { ifindex, link, check, replies_from: check.destination }
+    CheckTarget { ifindex, link, check }
 }
 
 pub fn desired(targets: &[(&str, CheckTarget)]) -> BTreeMap<String, CheckTarget> {

@@ -222,7 +222,7 @@ fn hub_reaches_translated_sites_and_restarts_go_unnoticed() {
     agent.stop().unwrap();
 }
 
-/// Probes go to the address at the hub, and replies come from the site's own.
+/// Probes leave for the address at the hub, like all packets of the hub, and their replies come from it.
 #[test]
 fn health_check_of_translated_host_is_answered() {
     let [shanghai, ..] = hosts();
