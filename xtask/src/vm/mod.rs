@@ -64,7 +64,7 @@ pub struct TestArgs {
     #[arg(last = true, value_name = "ARG")]
     args: Vec<OsString>,
     /// Limit in seconds, after which the guest is ended
-    #[arg(long, default_value_t = 900)]
+    #[arg(long, default_value_t = 1500)]
     limit: u64,
 }
 
