@@ -202,10 +202,6 @@ impl<'a> Hunt<'a> {
         let sent = usize::try_from(id).ok().and_then(|id| self.sent.get(id.wrapping_sub(1)));
         let Some(Sent { entry, source, allowed, guarded }) = sent.copied() else { return };
         let from_hub = arrival.source.is_some_and(|from| is_hub(from) && source != Some(from));
-        // Where a header or protocol is odd, the bytes of a checksum that translation updates may be those of an id.
-        if self.arena.variant.translated && !from_hub && arrival.source.is_some() && arrival.source != source {
-            return;
-        }
         match self.due.get_mut(&id) {
             Some((due, times)) if *due == place && arrival.source == source => *times += 1,
             Some((due, _)) if *due == place && arrival.source.is_none() => {

@@ -13,7 +13,7 @@ use crate::raw::RawLink;
 use crate::reading::Reading;
 
 /// Prefix of every id.
-const MAGIC: [u8; 8] = *b"vPnHuNt\xa5";
+const MAGIC: [u8; 4] = *b"HuN\xa5";
 /// The first byte of numbers that a TCP reset returns; the rest is the end of the id.
 const TCP_MARK: u32 = 0xa5 << 24;
 /// Ids of markers, which prove that everything sent before them has been processed.
@@ -22,6 +22,7 @@ pub const MARKER: u64 = 1 << 63;
 /// A payload of at least `length` bytes, filled with the id, so that each fragment and each quotation contains it.
 pub fn payload(id: u64, length: usize) -> Vec<u8> {
     let mut one = MAGIC.to_vec();
+    one.extend(check(id));
     one.extend(id.to_be_bytes());
     one.iter().copied().cycle().take(length.max(one.len())).collect()
 }
@@ -33,8 +34,16 @@ pub fn tcp_mark(id: u64) -> u32 {
 
 /// The id in some bytes.
 pub fn id_in(bytes: &[u8]) -> Option<u64> {
-    let found = bytes.windows(16).find(|window| window[..8] == MAGIC)?;
-    Some(u64::from_be_bytes(*found.last_chunk().expect("16 bytes")))
+    bytes.windows(16).filter(|window| window[..4] == MAGIC).find_map(|window| {
+        let id = u64::from_be_bytes(*window.last_chunk().expect("16 bytes"));
+        (window[4..8] == check(id)).then_some(id)
+    })
+}
+
+/// Tells an id from one that was changed: behind an odd header, the checksum that translation updates is within a payload.
+fn check(id: u64) -> [u8; 4] {
+    let mixed = (id ^ id >> 32).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    ((mixed >> 32) as u32).to_be_bytes()
 }
 
 /// A packet that left the hub.
