@@ -17,7 +17,7 @@ use crate::{
     config::Config,
     fib::{
         Inputs,
-        slow_path::{self, Sources},
+        slow_path::{self, KernelRoute, OwnPrefixes, Sources, own_prefix_key},
     },
     kernel::netlink::{Family, RouteAction},
     routing::{
@@ -39,6 +39,9 @@ pub(super) struct RoutePlan {
     sources: Sources,
     /// Destinations still to plan.
     todo: BTreeSet<IpNet>,
+    /// Routes to sites' own prefixes, and their changes still to plan.
+    own_prefixes: OwnPrefixes,
+    changed_own: Vec<KernelRoute>,
     /// The kernel table that routes are published to, as last planned.
     publish_table: Option<u32>,
     /// All tables that they were ever published to.
@@ -66,6 +69,9 @@ impl RoutePlan {
                     self.follow_group(inputs, rib, members);
                 }
             }
+        }
+        if has_translations(inputs.config, affected) {
+            self.follow_own_prefixes(inputs);
         }
         self.todo.append(&mut rib.changed().collect());
         let publish_table = slow_path::publish_table(inputs.config);
@@ -96,30 +102,43 @@ impl RoutePlan {
         }
     }
 
+    fn follow_own_prefixes(&mut self, inputs: Inputs<'_>) {
+        let new = slow_path::own_prefixes(inputs);
+        let changed = new.iter().filter(|(prefix, action)| self.own_prefixes.get(prefix) != Some(action));
+        self.changed_own.extend(changed.map(|(prefix, action)| (own_prefix_key(*prefix), Some(Arc::clone(action)))));
+        let gone = self.own_prefixes.keys().filter(|prefix| !new.contains_key(prefix));
+        self.changed_own.extend(gone.map(|prefix| (own_prefix_key(*prefix), None)));
+        self.own_prefixes = new;
+    }
+
+    fn is_planned(&self) -> bool {
+        self.todo.is_empty() && self.changed_own.is_empty()
+    }
+
     /// There are destinations to plan, or an [`Effect::Settle`] is due.
     pub fn has_work(&self) -> bool {
-        !self.todo.is_empty() || self.unsettled
+        !self.is_planned() || self.unsettled
     }
 
     /// Plans everything, so that the reconciler can begin.
     pub fn plan(&mut self, rib: &Rib, config: &Config, effects: &mut Vec<Effect>) {
-        while !self.todo.is_empty() {
+        while !self.is_planned() {
             effects.push(Effect::Routes(self.next(rib, config)));
         }
     }
 
     /// Plans one batch.
     pub fn plan_some(&mut self, rib: &Rib, config: &Config, effects: &mut Vec<Effect>) {
-        if !self.todo.is_empty() {
+        if !self.is_planned() {
             effects.push(Effect::Routes(self.next(rib, config)));
         }
-        if self.todo.is_empty() && std::mem::take(&mut self.unsettled) {
+        if self.is_planned() && std::mem::take(&mut self.unsettled) {
             effects.push(Effect::Settle);
         }
     }
 
-    fn next(&mut self, rib: &Rib, config: &Config) -> Vec<slow_path::KernelRoute> {
-        let mut entries = Vec::new();
+    fn next(&mut self, rib: &Rib, config: &Config) -> Vec<KernelRoute> {
+        let mut entries = std::mem::take(&mut self.changed_own);
         for destination in std::iter::from_fn(|| self.todo.pop_first()).take(AT_ONCE) {
             let family = slow_path::family(destination);
             let action = |members: &Arc<Members>| self.actions.get(&(Arc::clone(members), family)).cloned().flatten();
@@ -139,5 +158,14 @@ impl RoutePlan {
     pub fn audit(&mut self, effects: &mut Vec<Effect>) {
         effects.push(Effect::AuditRoutes);
         self.unsettled = true;
+    }
+}
+
+/// Whether one of the affected connections may have translations.
+fn has_translations(config: &Config, affected: &AffectedGroups) -> bool {
+    let translates = |name: &String| config.connections.get(name).is_some_and(|found| !found.translate.is_empty());
+    match affected {
+        AffectedGroups::All => true,
+        AffectedGroups::Some { connections, .. } => connections.iter().any(translates),
     }
 }

@@ -53,12 +53,13 @@ pub fn config(random: &mut SmallRng) -> Config {
         let peer = if is_ethernet(interface) { format!("peer = \"169.254.1.{}\"\n", 10 + site) } else { String::new() };
         // Connections on the same interface share no prefix.
         let shared = if used.insert(interface) { ", \"10.200.0.0/16\"" } else { "" };
-        let locals =
-            ["[\"0.0.0.0/0\"]", "[\"192.168.0.0/16\", \"10.0.0.0/8\"]"].choose(random).expect("there are some");
+        let locals = ["[\"0.0.0.0/0\", \"::/0\"]", "[\"192.168.0.0/16\", \"10.0.0.0/8\", \"fd00::/8\"]"]
+            .choose(random)
+            .expect("there are some");
         write!(
             text,
             "[connection.c{site}]\ncustomer_gateway = \"site\"\ninterface = \"{interface}\"\n{peer}local_cidrs = {locals}\n\
-             remote_cidrs = [\"10.{site}.0.0/16\"{shared}]\nenabled = {}\nreverse_path = \"{}\"\n\
+             remote_cidrs = [\"10.{site}.0.0/16\", \"fd09:{site}::/48\"{shared}]\nenabled = {}\nreverse_path = \"{}\"\n\
              mss_clamp = {}\n",
             random.random_bool(0.9),
             if random.random_bool(0.8) { "strict" } else { "off" },
@@ -68,8 +69,12 @@ pub fn config(random: &mut SmallRng) -> Config {
         // A network behind the site that the hub knows by another prefix.
         let translated = random.random_bool(0.3);
         if translated {
-            let (own, hub) = (format!("10.{site}.9.0/24"), format!("10.{}.9.0/24", 100 + site));
-            writeln!(text, "translate = [{{ site = \"{own}\", hub = \"{hub}\" }}]").unwrap();
+            let pairs = [
+                (format!("10.{site}.9.0/24"), format!("10.{}.9.0/24", 100 + site)),
+                (format!("fd09:{site}::/64"), format!("fd19:{site}::/64")),
+            ];
+            let pairs = pairs.map(|(own, hub)| format!("{{ site = \"{own}\", hub = \"{hub}\" }}"));
+            writeln!(text, "translate = [{}]", pairs.join(", ")).unwrap();
         }
         if random.random_bool(0.3) {
             writeln!(text, "health_check = {{ source = \"192.168.0.1\", destination = \"10.{site}.0.1\" }}").unwrap();
@@ -146,7 +151,7 @@ fn link(random: &mut SmallRng, name: &str, index: u32) -> Link {
     Link {
         index,
         name: name.to_owned(),
-        kind: Some("tun".to_owned()),
+        kind: Some(if random.random_bool(0.5) { "tun" } else { "xfrm" }.to_owned()),
         ethernet,
         mac: ethernet.then(|| [2, 0, 0, 0, 0, u8::try_from(index).expect("few")]),
         mtu: *[1400, 1500].choose(random).expect("there are some"),

@@ -4,6 +4,7 @@
 //! Published routes have a protocol of their own, and are also in the operator's table if that is another. The nftables
 //! table ensures that the kernel forwards by them only admitted packets ([`crate::kernel::guard`]). Pure.
 
+mod own_prefixes;
 mod source;
 
 use std::{
@@ -27,7 +28,10 @@ use crate::{
     routing::rib::{self, Members, Rib, Target},
 };
 
-pub use self::source::{Preferred, Sources};
+pub use self::{
+    own_prefixes::{OwnPrefixes, own_prefix_key, own_prefixes},
+    source::{Preferred, Sources},
+};
 
 /// The link-local address that represents an IPv4 `peer` for IPv6: the kernel has no IPv6 route via an IPv4 neighbour,
 /// so the IPv6 neighbour table maps this address to the peer's link address. The same on every link; the last bytes

@@ -62,6 +62,9 @@ pub const INTERNAL_METRIC: u32 = METRIC + 1;
 /// The metric of [`RouteAction::Unreachable`], used when no route has a better one.
 pub const BACKSTOP_METRIC: u32 = METRIC + 2;
 
+/// The metric of routes to sites' own prefixes, which are translated: after all others, ours and those of the host.
+pub const OWN_PREFIX_METRIC: u32 = METRIC + 3;
+
 /// The kernel's main table, `RT_TABLE_MAIN`.
 pub const MAIN_TABLE: u32 = 254;
 

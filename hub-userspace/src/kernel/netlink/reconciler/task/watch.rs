@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use socket2::{SockFilter, SockRef};
 
 use crate::kernel::netlink::{
-    BACKSTOP_METRIC, INTERNAL_METRIC, INTERNAL_PROTOCOL, METRIC, PROTOCOL,
+    BACKSTOP_METRIC, INTERNAL_METRIC, INTERNAL_PROTOCOL, METRIC, OWN_PREFIX_METRIC, PROTOCOL,
     plan::RouteKey,
     socket::{enlarge_receive_buffer, messages_of},
     wire,
@@ -107,22 +107,23 @@ fn select(socket: &Socket, own_port: u32) -> io::Result<()> {
     // (operation, jump if equal, jump if not, operand); jumps count from the next instruction.
     let program = [
         SockFilter::new(LOAD_HALF, 0, 0, MESSAGE_TYPE),
-        SockFilter::new(JUMP_EQUAL, 15, 0, RTM_NEWNEIGH.to_be().into()),
-        SockFilter::new(JUMP_EQUAL, 14, 0, RTM_DELNEIGH.to_be().into()),
+        SockFilter::new(JUMP_EQUAL, 16, 0, RTM_NEWNEIGH.to_be().into()),
+        SockFilter::new(JUMP_EQUAL, 15, 0, RTM_DELNEIGH.to_be().into()),
         SockFilter::new(LOAD_WORD, 0, 0, PORT),
-        SockFilter::new(JUMP_EQUAL, 13, 0, own_port.to_be()),
-        SockFilter::new(JUMP_EQUAL, 12, 0, 0),
+        SockFilter::new(JUMP_EQUAL, 14, 0, own_port.to_be()),
+        SockFilter::new(JUMP_EQUAL, 13, 0, 0),
         SockFilter::new(LOAD_BYTE, 0, 0, ROUTE_PROTOCOL),
-        SockFilter::new(JUMP_EQUAL, 9, 0, PROTOCOL.into()),
-        SockFilter::new(JUMP_EQUAL, 8, 0, INTERNAL_PROTOCOL.into()),
+        SockFilter::new(JUMP_EQUAL, 10, 0, PROTOCOL.into()),
+        SockFilter::new(JUMP_EQUAL, 9, 0, INTERNAL_PROTOCOL.into()),
         SockFilter::new(LOAD_X, 0, 0, RTA_PRIORITY),
         SockFilter::new(LOAD, 0, 0, ATTRIBUTES),
         SockFilter::new(LOAD_WORD, 0, 0, FIND_ATTRIBUTE),
         SockFilter::new(A_TO_X, 0, 0, 0),
         SockFilter::new(LOAD_WORD_FROM_X, 0, 0, ATTRIBUTE_HEADER),
-        SockFilter::new(JUMP_EQUAL, 2, 0, METRIC.to_be()),
-        SockFilter::new(JUMP_EQUAL, 1, 0, INTERNAL_METRIC.to_be()),
-        SockFilter::new(JUMP_EQUAL, 0, 1, BACKSTOP_METRIC.to_be()),
+        SockFilter::new(JUMP_EQUAL, 3, 0, METRIC.to_be()),
+        SockFilter::new(JUMP_EQUAL, 2, 0, INTERNAL_METRIC.to_be()),
+        SockFilter::new(JUMP_EQUAL, 1, 0, BACKSTOP_METRIC.to_be()),
+        SockFilter::new(JUMP_EQUAL, 0, 1, OWN_PREFIX_METRIC.to_be()),
         SockFilter::new(RETURN, 0, 0, u32::MAX),
         SockFilter::new(RETURN, 0, 0, 0),
     ];
