@@ -6,6 +6,10 @@ use rand::{Rng, rngs::SmallRng, seq::IndexedRandom};
 
 use crate::draw::{percent, prefix, prefix_within};
 
+/// Ranges that are never forwarded: a configuration may not translate them.
+const SPECIAL: [&str; 7] =
+    ["0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/3", "::/127", "fe80::/10", "ff00::/8"];
+
 /// Gives some connections that have an interface to themselves translations, and routes to the prefixes at the hub.
 /// Others may share a prefix here, which a configuration may not.
 pub fn draw(rng: &mut SmallRng, world: &mut World) {
@@ -32,8 +36,9 @@ fn add(rng: &mut SmallRng, connection: &mut Connection, routes: &mut Vec<Route>)
     let inside = if percent(rng, 50) { prefix(rng, v6, 8) } else { prefix_within(rng, elsewhere) };
     let hub = IpNet::new_assert(inside.addr(), site.prefix_len()).trunc();
     let overlaps = |one: &IpNet, other: &IpNet| one.contains(other) || other.contains(one);
+    let is_special = |side: &IpNet| SPECIAL.iter().any(|range| overlaps(side, &range.parse().expect("a prefix")));
     let is_free = connection.translations.iter().all(|(own, at_hub)| !overlaps(own, &site) && !overlaps(at_hub, &hub));
-    if !is_free || site.prefix_len() == 0 {
+    if !is_free || is_special(&site) || is_special(&hub) {
         return;
     }
     connection.translations.push((site, hub));

@@ -9,6 +9,7 @@ use super::{
     GROUP,
     bench::Bench,
     local, names, no_route,
+    owner::nft,
     packet::{ACK, SYN, TAG, What, packet},
     ruleset, selectors, to,
 };
@@ -78,6 +79,25 @@ fn marked_packet_is_forwarded_to_next_hop_interface_only() {
         }
         let counters = guard.counters().await.unwrap();
         assert_eq!((counters.forward_from_site.packets, counters.unmarked.packets), (10, 0));
+    });
+}
+
+/// ESP inherits the mark of the packet inside.
+#[test]
+fn mark_is_cleared_behind_the_checks_of_a_site_and_foreign_bits_stay() {
+    in_namespace(async |lab| {
+        let (mut bench, _guard) = guarded(&lab, &ruleset()).await;
+        let seen = "add table inet seen; add chain inet seen last { type filter hook postrouting priority 1; }";
+        nft(seen).unwrap();
+        for (device, mark) in [("site2", "0x20000001"), ("vpc0", "0x30010001")] {
+            nft(&format!("add rule inet seen last oifname {device} meta mark {mark} counter accept")).unwrap();
+        }
+        for v in 0..2 {
+            assert_eq!(bench.send("far1", 0x2000_0001 | to(3), AT1[v], AT2[v], UDP), ["far2"]);
+            assert_eq!(bench.send("far1", 0x2000_0001 | to(1), AT1[v], AT_VPC[v], UDP), ["far3"]);
+        }
+        let listed = nft("list chain inet seen last").unwrap();
+        assert_eq!(listed.matches("counter packets 2 ").count(), 2, "{listed}");
     });
 }
 

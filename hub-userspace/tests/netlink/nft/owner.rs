@@ -29,9 +29,11 @@ const CHANGES: [(&str, bool); 8] = [
     ("add table inet vpnhub { flags dormant; }", false),
 ];
 
-fn nft(command: &str) -> Result<(), String> {
+/// What a command prints, or its error.
+pub fn nft(command: &str) -> Result<String, String> {
     let output = Command::new("nft").arg(command).output().expect("nft (apt-get install nftables)");
-    if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) }
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
 }
 
 /// A guard whose table has an owner. `None` if the kernel has no owners: `Guard::open` then makes a plain table, which

@@ -53,12 +53,14 @@ pub const OUTPUT_SITE6: &str = "output_site6";
 pub const OUTPUT_ANSWER: &str = "output_answer";
 pub const OUTPUT_ACCEPT: &str = "output_accept";
 pub const OUTPUT_ACCEPT6: &str = "output_accept6";
+pub const CLEAR_MARK: &str = "clear_mark";
 
-pub const CHAINS: [Chain; 17] = [
+pub const CHAINS: [Chain; 19] = [
     base("prerouting", 0, RAW),
     base("input", 1, FILTER),
     base("forward", 2, FILTER),
     base("output", 3, FILTER),
+    base("postrouting", 4, FILTER),
     regular(MARKED),
     regular(NO_ROUTE),
     regular(UNMARKED),
@@ -72,6 +74,7 @@ pub const CHAINS: [Chain; 17] = [
     regular(OUTPUT_ANSWER),
     regular(OUTPUT_ACCEPT),
     regular(OUTPUT_ACCEPT6),
+    regular(CLEAR_MARK),
 ];
 
 /// The counters: one for each place that drops.

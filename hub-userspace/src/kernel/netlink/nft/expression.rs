@@ -70,6 +70,14 @@ impl Expressions<'_> {
         })
     }
 
+    /// Sets the packet's mark to a register.
+    pub fn set_mark(&mut self, register: u32) -> &mut Self {
+        self.add("meta", |message| {
+            message.u32(2, Meta::Mark as u32);
+            message.u32(3, FIRST_REGISTER + register);
+        })
+    }
+
     /// Loads `length` bytes from `offset`, network byte order. The rule does not match if the packet is too short.
     pub fn payload(&mut self, base: Header, offset: u32, length: u32, register: u32) -> &mut Self {
         self.add("payload", |message| {

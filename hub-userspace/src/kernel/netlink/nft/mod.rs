@@ -10,6 +10,7 @@
 //! | `input` | input, 0 | from a site without `LOCAL`; to no service |
 //! | `forward` | forward, 0 | from or to a site, unless the mark's next hop is at this interface |
 //! | `output` | output, 0 | to a site outside its selectors; elsewhere, replies to admitted packets |
+//! | `postrouting` | postrouting, 0 | nothing: clears the mark of what leaves to a site, as ESP inherits it |
 //!
 //! From a site, `input` accepts only:
 //!

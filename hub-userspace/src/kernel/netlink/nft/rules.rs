@@ -7,8 +7,8 @@ use ipnet::IpNet;
 
 use super::{
     chains::{
-        FORWARD_FROM_SITE, FORWARD_TO_SITE, Frame, INPUT_NOT_LOCAL, INPUT_SITE, INPUT_SITE6, MARKED, NO_ROUTE,
-        OUTPUT_ACCEPT, OUTPUT_ACCEPT6, OUTPUT_ANSWER, OUTPUT_SITE, OUTPUT_SITE6, UNMARKED, counter,
+        CLEAR_MARK, FORWARD_FROM_SITE, FORWARD_TO_SITE, Frame, INPUT_NOT_LOCAL, INPUT_SITE, INPUT_SITE6, MARKED,
+        NO_ROUTE, OUTPUT_ACCEPT, OUTPUT_ACCEPT6, OUTPUT_ANSWER, OUTPUT_SITE, OUTPUT_SITE6, UNMARKED, counter,
     },
     expression::{Compare, Expressions, Header, Meta, NftVerdict},
     sets::{
@@ -66,6 +66,7 @@ pub fn rules(messages: &mut Messages, frame: Frame) {
     rules.input();
     rules.forward();
     rules.output();
+    rules.postrouting();
 }
 
 impl Rules<'_> {
@@ -231,6 +232,14 @@ impl Rules<'_> {
             });
             self.rule(family.accept, |rule| rule.verdict(NftVerdict::Accept));
         }
+    }
+
+    /// An ESP packet inherits the mark of the packet inside, and leaves by an interface that this mark does not allow. All
+    /// checks have been made here.
+    fn postrouting(&mut self) {
+        let Frame { mark, .. } = self.frame;
+        self.of_sites("postrouting", Meta::EgressName, Meta::EgressGroup, CLEAR_MARK);
+        self.rule(CLEAR_MARK, |rule| _ = rule.mark(!mark.mask).set_mark(0));
     }
 
     /// Accepts packets to this prefix.
