@@ -44,7 +44,9 @@ pub fn draw(rng: &mut SmallRng, world: &World) -> Arrival {
         _ => unreachable!("the destination is of the source's family"),
     };
     packet = network(rng, packet, v6);
-    let error = percent(rng, 12).then(|| icmp_errors::inside(rng, world, interface, (source, destination)));
+    let mut at_hub = world.connections.iter().flat_map(|site| &site.translations).map(|(_, hub)| hub);
+    let errors = if at_hub.any(|hub| hub.contains(&destination)) { 40 } else { 12 };
+    let error = percent(rng, errors).then(|| icmp_errors::inside(rng, world, interface, (source, destination)));
     packet = if error.is_some() { icmp_errors::outside(rng, packet, v6) } else { transport(rng, packet) };
     let length = match rng.random_range(0..10) {
         // The builder's headers are at most this long.
