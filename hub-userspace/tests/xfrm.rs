@@ -7,6 +7,7 @@ use hub_userspace::{
     ipsec::xfrm::{
         follow::{Policies, PolicyFollower},
         table::SaMatch,
+        translated::{self, TranslatedPolicies},
         wire::Direction,
     },
     kernel::netlink::{HostFollower, Interfaces, XfrmLink, remove_interfaces},
@@ -125,5 +126,64 @@ fn xfrm_interfaces_are_created_and_removed_or_reported() {
         assert_eq!(is_there("xf7"), made);
         assert_eq!(remove_interfaces().await.unwrap(), if made { vec!["xf7"] } else { vec![] });
         assert!(!is_there("xf7"));
+    });
+}
+
+/// The policies of this namespace, a line each, without those that charon and others have.
+fn own_policies() -> Vec<String> {
+    let output = Command::new("ip").args(["-o", "xfrm", "policy"]).output().expect("iproute2 is installed");
+    let text = String::from_utf8(output.stdout).unwrap();
+    let words =
+        |line: &str| line.replace('\\', " ").replace("ptype main", "").split_whitespace().collect::<Vec<_>>().join(" ");
+    let lines = text.lines().map(words);
+    let mut own: Vec<String> = lines.filter(|line| line.contains("priority 4294967177")).collect();
+    own.sort();
+    own
+}
+
+#[test]
+fn policies_for_translated_sources_are_added_restored_and_removed() {
+    in_namespace(|| async {
+        let sources = |prefixes: &[(u32, &str)]| {
+            prefixes.iter().map(|(if_id, prefix)| (*if_id, prefix.parse().unwrap())).collect()
+        };
+        let foreign = "policy add src 10.201.1.0/24 dst 0.0.0.0/0 dir in if_id 8 \
+                       tmpl src 198.51.100.10 dst 203.0.113.1 proto esp reqid 1 mode tunnel";
+        assert!(ip_xfrm(&foreign.split_whitespace().collect::<Vec<_>>().join(" ")));
+        let mut agent = TranslatedPolicies::default();
+        let both = sources(&[(7, "10.201.1.0/24"), (7, "fd00:201:1::/64")]);
+        agent.set(&both);
+        let added = own_policies();
+        let expected: Vec<String> = [("10.201.1.0/24", "0.0.0.0/0", "0.0.0.0"), ("fd00:201:1::/64", "::/0", "::")]
+            .iter()
+            .flat_map(|(source, any, end)| {
+                ["fwd", "in"].map(|direction| {
+                    format!(
+                        "src {source} dst {any} dir {direction} priority 4294967177 tmpl src {end} dst {end} proto esp \
+                         reqid 0 mode tunnel if_id 0x7"
+                    )
+                })
+            })
+            .collect();
+        assert_eq!(added, expected);
+
+        // The reader takes none of them for selectors of an SA.
+        let mut follower = PolicyFollower::start();
+        follower.want(true);
+        let view = until(&mut follower, "read", |view| view.table.is_some()).await;
+        assert_eq!(policies(&view), 1);
+
+        // Another process removes them. A second agent finds those of the first.
+        assert!(ip_xfrm("policy delete src fd00:201:1::/64 dst ::/0 dir in if_id 7"));
+        agent.set(&both);
+        assert_eq!(own_policies(), added);
+        TranslatedPolicies::default().set(&sources(&[(9, "10.202.1.0/24")]));
+        let left = own_policies();
+        assert_eq!(left.len(), 2, "{left:?}");
+        assert!(left.iter().all(|line| line.contains("10.202.1.0/24") && line.ends_with("if_id 0x9")), "{left:?}");
+        assert_eq!(translated::remove_all().unwrap(), 2);
+        assert_eq!(own_policies(), Vec::<String>::new());
+        let view = until(&mut follower, "read", |view| view.table.is_some()).await;
+        assert_eq!(policies(&view), 1, "another's policy stays");
     });
 }

@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::lock::{InstanceLock, SPREAD_MEMORY};
 use crate::{
     datapath::{Instance, Removal},
+    ipsec::xfrm::translated,
     kernel::{
         netlink::{Guard, Reconciler, remove_interfaces, take_out_of_group},
         spread::Spreader,
@@ -21,6 +22,8 @@ pub struct Removed {
     pub interfaces: Vec<String>,
     /// Number of routes, rules and neighbours.
     pub routes: usize,
+    /// Number of the kernel's IPsec policies for translated addresses.
+    pub policies: usize,
     /// Number of programs attached to interfaces.
     pub programs: usize,
     /// Number of receive queues whose `rps_cpus` was put back.
@@ -44,13 +47,14 @@ pub async fn remove(instance: &Instance, progress: impl FnMut(usize, usize)) -> 
     if let Some(failure) = report.failures.first() {
         bail!("not removed: {failure}");
     }
+    let policies = translated::remove_all().context("cannot remove the IPsec policies of an agent")?;
     let programs = Removal::begin(instance)?.map_or(Ok(0), |datapath| datapath.finish(progress))?;
     guard.remove().await?;
     take_out_of_group(&BTreeSet::new()).await?;
     let interfaces = remove_interfaces().await.context("cannot remove the interfaces of an agent")?;
     let (memory, name) = lock.companion(SPREAD_MEMORY).context("cannot open the lock's directory again")?;
     let receive_queues = Spreader::start(memory, name).put_all_back()?;
-    Ok(Removed { interfaces, routes: report.deleted, programs, receive_queues })
+    Ok(Removed { interfaces, routes: report.deleted, policies, programs, receive_queues })
 }
 
 impl fmt::Display for Removed {
@@ -61,6 +65,9 @@ impl fmt::Display for Removed {
         }
         if self.routes > 0 {
             parts.push(format!("{} routes, rules and neighbours", self.routes));
+        }
+        if self.policies > 0 {
+            parts.push(format!("{} IPsec policies", self.policies));
         }
         if self.programs > 0 {
             parts.push(format!("{} programs on interfaces", self.programs));

@@ -23,6 +23,7 @@ use crate::{
     datapath::{AttachMode, Attached},
     fib::{slow_path::KernelRoute, tables::Write},
     health::CheckTarget,
+    ipsec::xfrm::translated::TranslatedSources,
     kernel::{
         netlink::{KernelNeighbour, Ruleset, XfrmLinks},
         spread::Underlays,
@@ -66,6 +67,7 @@ pub trait Kernel {
     /// The nftables table.
     fn guard(&mut self, ruleset: &Ruleset) -> Result<()>;
     fn set(&mut self, settings: &Settings, audit: bool);
+    fn accept_translated(&mut self, sources: &TranslatedSources);
     /// Distributes received packets over the CPUs.
     fn spread(&mut self, underlays: &Underlays);
     /// Interfaces were removed.
@@ -113,6 +115,7 @@ impl<D: Datapath, K: Kernel, I: Ike> Edge<D, K, I> {
                 result = kernel.guard(&ruleset).inspect_err(|_| done = Some(Done::GuardFailed));
             }
             Effect::Sysctls { settings, audit } => kernel.set(&settings, audit),
+            Effect::AcceptTranslated(sources) => kernel.accept_translated(&sources),
             Effect::Spread(underlays) => kernel.spread(&underlays),
             Effect::Routes(entries) => kernel.routes(entries),
             Effect::Neighbours(neighbours) => kernel.neighbours(neighbours),

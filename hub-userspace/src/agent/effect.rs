@@ -12,6 +12,7 @@ use crate::{
     datapath::AttachMode,
     fib::{slow_path::KernelRoute, tables::Write},
     health::CheckTarget,
+    ipsec::xfrm::translated::TranslatedSources,
     kernel::{
         netlink::{KernelNeighbour, ReconcileFailure, Ruleset, XfrmLinks},
         spread::Underlays,
@@ -42,6 +43,8 @@ pub enum Effect {
     Guard(Arc<Ruleset>),
     /// Apply kernel settings. `audit` also rewrites settings that were applied before.
     Sysctls { settings: Settings, audit: bool },
+    /// Have the kernel's IPsec policies accept these translated sources, and no others.
+    AcceptTranslated(TranslatedSources),
     /// Distribute received packets of these interfaces over the CPUs, and of no others.
     Spread(Underlays),
     /// Add or remove kernel routes.

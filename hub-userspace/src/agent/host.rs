@@ -25,7 +25,13 @@ use crate::{
     datapath::{AttachMode, Attached, Dataplane},
     fib::{slow_path::KernelRoute, tables::Write},
     health::{CheckTarget, Prober},
-    ipsec::{vici::driver::Driver, xfrm},
+    ipsec::{
+        vici::driver::Driver,
+        xfrm::{
+            self,
+            translated::{TranslatedPolicies, TranslatedSources},
+        },
+    },
     kernel::{
         guard::GuardTable,
         netlink::{self, Interfaces, KernelNeighbour, Reconciler, Ruleset, XfrmLinks},
@@ -88,6 +94,7 @@ pub struct Host {
     /// Restricts the kernel to the program's decisions.
     pub guard: GuardTable,
     pub sysctls: Sysctls,
+    pub translated: TranslatedPolicies,
     pub spreader: Spreader,
     pub reconciler: Reconciler,
     /// Requesters that wait until every requested kernel change has been tried.
@@ -143,6 +150,10 @@ impl Kernel for Host {
 
     fn set(&mut self, settings: &Settings, audit: bool) {
         self.sysctls.set(settings, audit);
+    }
+
+    fn accept_translated(&mut self, sources: &TranslatedSources) {
+        self.translated.set(sources);
     }
 
     fn spread(&mut self, underlays: &Underlays) {

@@ -37,7 +37,14 @@ use crate::{
     connection::memory::Clock,
     datapath::{AttachMode, Dataplane, Instance},
     health::{self, Prober},
-    ipsec::{links::first_links, vici::driver::Driver, xfrm},
+    ipsec::{
+        links::first_links,
+        vici::driver::Driver,
+        xfrm::{
+            self,
+            translated::{self, TranslatedPolicies},
+        },
+    },
     kernel::{
         guard::GuardTable,
         netlink::{Changes, HostFollower, HostState, Interfaces, Reconciler, take_out_of_group},
@@ -103,6 +110,7 @@ impl Agent {
             prober: Prober::start(sender),
             guard: GuardTable::open(plain_table).await?,
             sysctls: Sysctls::start(),
+            translated: TranslatedPolicies::default(),
             spreader: Spreader::start(memory, name),
             reconciler: Reconciler::start()?,
             waiting: Vec::new(),
@@ -287,6 +295,9 @@ impl Agent {
                 kernel.reconciler.clear().await.context("cannot remove the routes of the agent from the kernel")?;
             for failure in report.failures {
                 warn!("not removed: {failure}");
+            }
+            if let Err(failure) = translated::remove_all() {
+                warn!("IPsec policies of the agent are not removed: {failure}");
             }
             datapath.unload()?;
             kernel.guard.remove().await?;

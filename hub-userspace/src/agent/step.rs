@@ -14,7 +14,10 @@ use crate::{
     connection::affected::Affected,
     fib::slow_path,
     health::{self, CheckTarget},
-    ipsec::underlay::{is_other_underlay, may_be_underlay},
+    ipsec::{
+        underlay::{is_other_underlay, may_be_underlay},
+        xfrm::translated,
+    },
     kernel::{
         netlink::{Changes, HostState},
         spread::Underlays,
@@ -94,6 +97,9 @@ impl World {
                     self.next_look = now + LOOK_AGAIN;
                     self.routes.audit(effects);
                     effects.push(Effect::Sysctls { settings: self.settings.clone(), audit: true });
+                    effects.extend(
+                        self.translated.clone().filter(|found| !found.is_empty()).map(Effect::AcceptTranslated),
+                    );
                     // The number of queues or CPUs may have changed: no event reports that.
                     effects.extend(self.underlays.clone().filter(|found| !found.is_empty()).map(Effect::Spread));
                     self.guard.repeat(effects);
@@ -377,6 +383,11 @@ impl World {
         let by_ports = self.rib.groups().any(|members| members.len() > 1);
         if self.settings.follow(&self.config, &self.host, by_ports) {
             effects.push(Effect::Sysctls { settings: self.settings.clone(), audit: false });
+        }
+        let translated = translated::sources(&self.config, &self.host);
+        if self.translated.as_ref() != Some(&translated) {
+            effects.push(Effect::AcceptTranslated(translated.clone()));
+            self.translated = Some(translated);
         }
         let interfaces = self.interfaces();
         self.attachments.update(&self.host, &interfaces, self.is_starting, effects);

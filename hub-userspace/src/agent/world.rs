@@ -31,7 +31,11 @@ use crate::{
         tables::{NeighbourTable, Tables},
     },
     health::{CheckTarget, HealthReport},
-    ipsec::{links::LinkPlan, vici::tunnels::Tunnels, xfrm::follow::Policies},
+    ipsec::{
+        links::LinkPlan,
+        vici::tunnels::Tunnels,
+        xfrm::{follow::Policies, translated::TranslatedSources},
+    },
     kernel::{
         netlink::{Changes, HostState, Problems, ReconcileFailure},
         spread::Underlays,
@@ -97,6 +101,8 @@ pub struct World {
     pub(super) tc_only: BTreeSet<u32>,
     pub(super) guard: GuardPlan,
     pub(super) settings: Settings,
+    /// `None`: not applied yet; an earlier agent's may still be in force.
+    pub(super) translated: Option<TranslatedSources>,
     /// As last applied; `None` if it must be applied again.
     pub(super) underlays: Option<Underlays>,
     pub(super) routes: RoutePlan,
@@ -205,6 +211,7 @@ impl World {
             tc_only: BTreeSet::new(),
             guard: GuardPlan::default(),
             settings: Settings::default(),
+            translated: None,
             underlays: None,
             routes: RoutePlan::default(),
             refused: BTreeSet::new(),

@@ -151,5 +151,8 @@ fn cleanup_removes_crash_leftovers_unless_agent_runs() {
     assert!(count.and_then(|count| count.parse::<u32>().ok()).is_some_and(|count| count >= 6), "{said}");
     assert_eq!(traces(&world[HUB]), "");
     assert_eq!(cleanup(&world, "table").1, "nothing to remove");
-    assert_eq!(cleanup(&world, "json").1, r#"{"interfaces":[],"routes":0,"programs":0,"receive_queues":0}"#);
+    assert_eq!(
+        cleanup(&world, "json").1,
+        r#"{"interfaces":[],"routes":0,"policies":0,"programs":0,"receive_queues":0}"#
+    );
 }

@@ -250,11 +250,8 @@ fn translations_end_with_a_reload() {
     let rig = rig(&[], 1400);
     let filters = || rig.world[HUB].command("tc").args(["filter", "show", "dev", "tun-hz", "egress"]).output().unwrap();
     assert!(String::from_utf8(filters().stdout).unwrap().contains("vpnhub_egress"));
-    let policy = || rig.world[HUB].read_sysctl("ipv4/conf/tun-hz/disable_policy").unwrap();
-    assert_eq!(policy().trim(), "1");
     std::fs::write(rig.agent.config(), HubConfig::offices(&SITES).to_string()).unwrap();
     assert!(rig.agent.cli(&["reload"]).unwrap().status.success());
     assert!(!String::from_utf8(filters().stdout).unwrap().contains("vpnhub_egress"));
-    assert_eq!(policy().trim(), "0");
     rig.stop().unwrap();
 }

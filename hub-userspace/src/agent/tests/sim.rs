@@ -29,6 +29,7 @@ use crate::{
         tables::{Tables, Write},
     },
     health::CheckTarget,
+    ipsec::xfrm::translated::TranslatedSources,
     kernel::{
         netlink::{HostState, KernelNeighbour, RouteAction, RouteKey, Ruleset, XfrmLinks},
         spread::Underlays,
@@ -49,6 +50,7 @@ pub struct State {
     pub group: BTreeSet<u32>,
     pub guard: Option<Ruleset>,
     pub underlays: Underlays,
+    pub translated: TranslatedSources,
     pub links: XfrmLinks,
     pub kernel_routes: BTreeMap<RouteKey, Arc<RouteAction>>,
     /// Performed operations, in order.
@@ -222,6 +224,10 @@ impl Kernel for Sim {
     }
 
     fn set(&mut self, _settings: &Settings, _audit: bool) {}
+
+    fn accept_translated(&mut self, sources: &TranslatedSources) {
+        self.0.borrow_mut().translated = sources.clone();
+    }
 
     fn spread(&mut self, underlays: &Underlays) {
         let mut state = self.0.borrow_mut();

@@ -209,7 +209,7 @@ impl XfrmRequests {
                         return Err(io::Error::from_raw_os_error(errno));
                     }
                     XfrmMessage::Done | XfrmMessage::Error(_) => return Ok(whole),
-                    XfrmMessage::Other => {}
+                    XfrmMessage::Own(_) | XfrmMessage::Other => {}
                 }
             }
         }

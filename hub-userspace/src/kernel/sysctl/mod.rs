@@ -1,14 +1,9 @@
-//! Disables router advertisements, redirects and source routes on the attachments of sites, and where addresses are
-//! translated the kernel's own policy check.
+//! Disables router advertisements, redirects and source routes on the attachments of sites.
 //!
 //! A router advertisement gives the hub an address and a default route (RFC 4862, `net/ipv6/ndisc.c`). A redirect
 //! changes the next hop. A source route in a packet to the hub (RFC 791) changes the destination. All are off on every
 //! attachment of a site before the program is attached, and are restored if another process changes them. The VPC's
 //! interface is left alone: a host with one NIC may depend on its advertisements.
-//!
-//! The kernel's IPsec policies have the site's own addresses, but where these are translated it sees those at the hub
-//! once the program has changed them: it would refuse what it forwards or gets itself (`__xfrm_policy_check`,
-//! `net/xfrm/xfrm_policy.c`). The program has checked the selectors, and the nftables table accepts nothing else.
 //!
 //! With `forwarding` off the kernel takes IPv4 redirects where *either* `all` or the interface has them on
 //! (`IN_DEV_RX_REDIRECTS`, include/linux/inetdevice.h); a gateway has it on, where both must be.
@@ -34,8 +29,6 @@ const OFF: [(&str, &str); 4] = [
     ("ipv4/conf", "accept_redirects"),
     ("ipv4/conf", "accept_source_route"),
 ];
-/// 1 where addresses are translated.
-const NO_POLICY: [(&str, &str); 2] = [("ipv4/conf", "disable_policy"), ("ipv6/conf", "disable_policy")];
 /// Shows the network namespace of the reading process.
 const ROOT: &str = "/proc/sys/net";
 
@@ -47,20 +40,12 @@ const REFLECT: [&str; 2] = ["ipv4/fwmark_reflect", "ipv6/fwmark_reflect"];
 /// (`fib_multipath_hash`, `net/ipv4/route.c`; `rt6_multipath_hash`, net/ipv6/route.c).
 const BY_PORTS: [&str; 2] = ["ipv4/fib_multipath_hash_policy", "ipv6/fib_multipath_hash_policy"];
 
-/// An attachment of sites.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct SiteLink {
-    /// Index and MTU. The MTU is included because the kernel recreates the IPv6 settings when the MTU rises above the
-    /// minimum again (`addrconf_notify`, net/ipv6/addrconf.c).
-    incarnation: (u32, u32),
-    translates: bool,
-}
-
 /// The desired sysctls.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Settings {
-    /// Attachments of sites by name.
-    links: BTreeMap<String, SiteLink>,
+    /// Attachments of sites by name: index and MTU. The MTU is included because the kernel recreates the IPv6 settings
+    /// when the MTU rises above the minimum again (`addrconf_notify`, net/ipv6/addrconf.c).
+    links: BTreeMap<String, (u32, u32)>,
     /// The kernel must choose among next hops as the program does: needed once a destination has several. It applies to
     /// the whole network namespace and is never reset: the kernel has no narrower setting.
     by_ports: bool,
@@ -70,14 +55,9 @@ impl Settings {
     /// Updates from configuration and host state; returns whether anything changed. `by_ports`: a destination has
     /// several next hops.
     pub fn follow(&mut self, config: &Config, host: &HostState, by_ports: bool) -> bool {
-        let mut links = BTreeMap::new();
-        for connection in config.connections.values() {
-            if let Some(link) = host.link(&connection.interface) {
-                let unseen = SiteLink { incarnation: (link.index, link.mtu), translates: false };
-                links.entry(link.name.clone()).or_insert(unseen).translates |= !connection.translate.is_empty();
-            }
-        }
-        let new = Self { links, by_ports: self.by_ports || by_ports };
+        let names = config.connections.values().map(|connection| &connection.interface);
+        let links = names.filter_map(|name| host.link(name)).map(|link| (link.name.clone(), (link.index, link.mtu)));
+        let new = Self { links: links.collect(), by_ports: self.by_ports || by_ports };
         let differs = *self != new;
         *self = new;
         differs
@@ -85,7 +65,7 @@ impl Settings {
 
     /// The interfaces were removed. Their indices may be reused.
     pub fn forget(&mut self, interfaces: &BTreeSet<u32>) {
-        self.links.retain(|_, link| !interfaces.contains(&link.incarnation.0));
+        self.links.retain(|_, (index, _)| !interfaces.contains(index));
     }
 }
 
@@ -100,8 +80,8 @@ pub struct Sysctls {
     /// `None` if the kernel refuses it: the periodic audit still finds all changes.
     watch: Option<SysctlWatch>,
     schedule: RestoreSchedule,
-    /// Interfaces as they were when their settings were last written.
-    settled: BTreeMap<String, SiteLink>,
+    /// Index and MTU of an interface when its settings were last written.
+    settled: BTreeMap<String, (u32, u32)>,
     /// Whether the settings of the network namespace are written.
     by_ports: bool,
     reflect: bool,
@@ -154,9 +134,7 @@ impl Sysctls {
         for watched in changed {
             let differs = match &watched {
                 Watched::Interface(name) => {
-                    let translates = self.settled.get(name).is_some_and(|link| link.translates);
-                    plan(root, name, translates)
-                        .is_ok_and(|files| files.iter().any(|(file, value)| differs_from(file, value)))
+                    plan(root, name).is_ok_and(|files| files.iter().any(|file| differs_from(file, "0")))
                 }
                 Watched::Namespace => {
                     let ones = REFLECT.iter().chain(BY_PORTS.iter().filter(|_| self.by_ports));
@@ -174,32 +152,29 @@ impl Sysctls {
 
     /// The interfaces were removed. Their indices may be reused.
     pub fn forget(&mut self, interfaces: &BTreeSet<u32>) {
-        self.settled.retain(|_, link| !interfaces.contains(&link.incarnation.0));
+        self.settled.retain(|_, (index, _)| !interfaces.contains(index));
     }
 
     /// Writes everything that changed since the last call; with `audit`, also restores values that another process
     /// changed.
     pub fn set(&mut self, settings: &Settings, audit: bool) {
-        let before = if audit { std::mem::take(&mut self.settled) } else { self.settled.clone() };
         if audit {
+            self.settled.clear();
             (self.by_ports, self.reflect) = (false, false);
         }
         self.settled.retain(|name, _| settings.links.contains_key(name));
         self.failed.retain(|name, _| settings.links.contains_key(name));
         if let Some(watch) = &mut self.watch {
-            watch.follow(&settings.links.iter().map(|(name, link)| (name.clone(), link.incarnation)).collect());
+            watch.follow(&settings.links);
         }
         for (name, is) in &settings.links {
             if self.settled.get(name) == Some(is) {
                 continue;
             }
-            if !is.translates && before.get(name).is_some_and(|before| before.translates) {
-                enable_policy(Path::new(ROOT), name);
-            }
-            match apply(Path::new(ROOT), name, is.translates) {
+            match apply(Path::new(ROOT), name) {
                 Ok(changed) => {
-                    for (setting, value) in changed {
-                        info!(interface = name, "{setting} set to {value}");
+                    for setting in changed {
+                        info!(interface = name, "{setting} set to 0");
                     }
                     self.settled.insert(name.clone(), *is);
                     self.failed.remove(name);
@@ -250,54 +225,39 @@ fn set_all(settings: [&str; 2], otherwise: &str) {
 pub enum SysctlFailure {
     #[error("an interface named {0} has no settings of its own: rename it")]
     Name(String),
-    #[error("{} cannot be set to {value}: {error}; let the agent write there, or set it yourself", .path.display())]
-    Write { path: PathBuf, value: &'static str, error: io::Error },
+    #[error("{} cannot be set to 0: {error}; let the agent write there, or set it yourself", .path.display())]
+    Write { path: PathBuf, error: io::Error },
 }
 
-/// The sysctl files of an interface below `root`, and their values.
+/// The sysctl files of an interface, below `root`.
 ///
 /// # Errors
 /// When the name is reserved for the settings of all interfaces, or is a path that leaves `root`.
-fn plan(root: &Path, interface: &str, translates: bool) -> Result<Vec<(PathBuf, &'static str)>, SysctlFailure> {
+fn plan(root: &Path, interface: &str) -> Result<Vec<PathBuf>, SysctlFailure> {
     // The kernel gives interfaces of the first two names no settings (`sysctl_dev_name_is_allowed`, net/core/dev.h).
     if ["all", "default", ".", "..", ""].contains(&interface) || interface.contains('/') {
         return Err(SysctlFailure::Name(interface.to_owned()));
     }
-    let path = |(family, setting): &(&str, &str)| root.join(family).join(interface).join(setting);
-    let off = OFF.iter().map(|setting| (path(setting), "0"));
-    let no_policy = NO_POLICY.iter().filter(|_| translates).map(|setting| (path(setting), "1"));
-    Ok(off.chain(no_policy).collect())
+    Ok(OFF.iter().map(|(family, setting)| root.join(family).join(interface).join(setting)).collect())
 }
 
-/// Writes the settings that differ; returns which ones, with their values. A missing setting is harmless.
-fn apply(root: &Path, interface: &str, translates: bool) -> Result<Vec<(String, &'static str)>, SysctlFailure> {
+/// Writes the settings that differ; returns which ones. A missing setting is harmless.
+fn apply(root: &Path, interface: &str) -> Result<Vec<String>, SysctlFailure> {
     let mut changed = Vec::new();
-    for (path, value) in plan(root, interface, translates)? {
+    for path in plan(root, interface)? {
         let set = || match fs::read_to_string(&path) {
-            Ok(before) if before.trim() == value => Ok(false),
-            Ok(_) => fs::write(&path, value).map(|()| true),
+            Ok(value) if value.trim() == "0" => Ok(false),
+            Ok(_) => fs::write(&path, "0").map(|()| true),
             Err(error) => Err(error),
         };
         match set() {
-            Ok(true) => changed.push((path.strip_prefix(root).unwrap_or(&path).display().to_string(), value)),
+            Ok(true) => changed.push(path.strip_prefix(root).unwrap_or(&path).display().to_string()),
             Ok(false) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(SysctlFailure::Write { path, value, error }),
+            Err(error) => return Err(SysctlFailure::Write { path, error }),
         }
     }
     Ok(changed)
-}
-
-/// Addresses on the interface are no longer translated.
-fn enable_policy(root: &Path, interface: &str) {
-    for (family, setting) in NO_POLICY {
-        let path = root.join(family).join(interface).join(setting);
-        if differs_from(&path, "0")
-            && let Err(error) = fs::write(&path, "0")
-        {
-            warn!(interface, "{setting} cannot be set to 0: {error}; the kernel does not check its own IPsec policies");
-        }
-    }
 }
 
 #[cfg(test)]

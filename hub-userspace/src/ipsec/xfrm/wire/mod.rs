@@ -1,8 +1,10 @@
 //! Parses the kernel's messages about policies and SAs (`linux/xfrm.h`, `net/xfrm/xfrm_user.c`), only the fields
-//! needed. Pure.
+//! needed, and writes those about [policies of our own](own). Pure.
 //!
 //! This codec is our own because few fields are needed, and because a privileged reader receives SAs with their keys,
 //! which must not be copied.
+
+pub mod own;
 
 use std::{
     iter,
@@ -71,6 +73,8 @@ impl Dump {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum XfrmMessage {
     Policy(XfrmPolicy),
+    /// One of ours, which is no selector of an SA.
+    Own(own::OwnPolicy),
     Sa(Sa),
     /// The end of a listing.
     Done,
@@ -157,7 +161,10 @@ fn answer(kind: u16, body: &[u8]) -> XfrmMessage {
     match kind {
         NLMSG_DONE => XfrmMessage::Done,
         NLMSG_ERROR => XfrmMessage::Error(number32(body, 0).map_or(0, |code| (code as i32).wrapping_neg())),
-        NEW_POLICY => policy(body).map_or(XfrmMessage::Other, XfrmMessage::Policy),
+        NEW_POLICY => match own::OwnPolicy::read(body) {
+            Some(own) => XfrmMessage::Own(own),
+            None => policy(body).map_or(XfrmMessage::Other, XfrmMessage::Policy),
+        },
         NEW_SA => sa(body).map_or(XfrmMessage::Other, XfrmMessage::Sa),
         _ => XfrmMessage::Other,
     }
@@ -166,12 +173,7 @@ fn answer(kind: u16, body: &[u8]) -> XfrmMessage {
 fn policy(body: &[u8]) -> Option<XfrmPolicy> {
     const XFRM_POLICY_ALLOW: u8 = 0;
     let family = number16(body, 40)?;
-    let direction = match *body.get(160)? {
-        0 => Direction::In,
-        1 => Direction::Out,
-        2 => Direction::Forward,
-        _ => return None,
-    };
+    let direction = direction(body)?;
     if *body.get(161)? != XFRM_POLICY_ALLOW {
         return None;
     }
@@ -193,6 +195,15 @@ fn policy(body: &[u8]) -> Option<XfrmPolicy> {
         return None;
     }
     Some(XfrmPolicy { direction, source, destination, protocol: *body.get(44)?, if_id, templates })
+}
+
+fn direction(body: &[u8]) -> Option<Direction> {
+    match *body.get(160)? {
+        0 => Some(Direction::In),
+        1 => Some(Direction::Out),
+        2 => Some(Direction::Forward),
+        _ => None,
+    }
 }
 
 /// `None` for an optional one, such as compression.
