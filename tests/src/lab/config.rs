@@ -14,6 +14,8 @@ const LOOKUP: &str = "VPNHUB_TEST_LOOKUP";
 #[derive(Debug, Clone)]
 pub struct HubConfig {
     pub spoke_to_spoke: bool,
+    /// In the file's syntax; `None` uses the default.
+    pub services: Option<&'static str>,
     /// Further contents of `[gateway]`, where connections have IPsec.
     pub public: Option<PublicSide>,
     pub connections: Vec<ConnectionConfig>,
@@ -94,7 +96,7 @@ impl HubConfig {
     /// each.
     pub fn offices(sites: &[Site]) -> Self {
         let connections = sites.iter().map(|site| ConnectionConfig::to_site(site, 0)).collect();
-        let mut config = Self { spoke_to_spoke: true, public: None, connections, routes: Vec::new() };
+        let mut config = Self { spoke_to_spoke: true, services: None, public: None, connections, routes: Vec::new() };
         for site in sites {
             config.add_routes(site, 0, 100);
         }
@@ -188,6 +190,9 @@ impl ConnectionConfig {
 impl fmt::Display for HubConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "[gateway]\nname = \"test-hub\"\nspoke_to_spoke = {}", self.spoke_to_spoke)?;
+        if let Some(services) = self.services {
+            writeln!(f, "services = {services}")?;
+        }
         if let Some(PublicSide { address, vici_socket }) = &self.public {
             writeln!(f, "address = \"{address}\"\nvici_socket = \"{}\"", vici_socket.display())?;
         }

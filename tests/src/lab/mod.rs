@@ -17,6 +17,7 @@
 
 mod agent;
 mod binary;
+mod bird;
 mod cleanup;
 mod config;
 mod crowd;
@@ -41,6 +42,7 @@ mod world;
 
 pub use agent::{Agent, AgentCommand};
 pub use binary::agent_binary;
+pub use bird::Bird;
 pub use cleanup::{AtInterrupt, clean_up_on_interrupt, park_if_interrupted};
 pub use config::{AuthConfig, ConnectionConfig, HubConfig, IpsecConfig, PublicSide, RouteConfig};
 pub use crowd::Crowd;

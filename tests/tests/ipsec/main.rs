@@ -25,7 +25,7 @@ mod trap;
 
 use std::process::ExitCode;
 
-use hub_tests::lab::{Charon, Esp, Starter};
+use hub_tests::lab::{Bird, Charon, Esp, Starter};
 
 /// The requirements of a case.
 #[derive(Clone, Copy)]
@@ -34,6 +34,9 @@ enum Needs {
     /// Also strongSwan's older form.
     Starter,
     KernelEsp,
+    /// strongSwan and BIRD.
+    Bird,
+    KernelEspAndBird,
     /// Without strongSwan.
     KernelEspAlone,
     /// strongSwan, and only on request.
@@ -50,6 +53,8 @@ fn main() -> ExitCode {
         Needs::KernelEspAlone => lacks_esp.clone(),
         Needs::Recording => lacks_strongswan.clone().or_else(record::lacks),
         Needs::KernelEsp => lacks_strongswan.clone().or_else(|| lacks_esp.clone()),
+        Needs::Bird => lacks_strongswan.clone().or_else(Bird::missing),
+        Needs::KernelEspAndBird => lacks_strongswan.clone().or_else(|| lacks_esp.clone()).or_else(Bird::missing),
     };
     let cases = [
         driver::CASES,

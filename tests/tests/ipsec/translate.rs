@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use hub_tests::lab::{
-    Esp, HUB, HubConfig, IpsecLab, IpsecOptions, NINGBO, Namespace, Ping, SHANGHAI, Site, TcpPair, UdpProbe, VPC,
+    Bird, Esp, HUB, HubConfig, IpsecLab, IpsecOptions, NINGBO, Namespace, Ping, SHANGHAI, Site, TcpPair, UdpProbe, VPC,
     reach, retry,
 };
 
@@ -15,6 +15,8 @@ use crate::{Case, Needs};
 pub const CASES: &[Case] = &[
     (Needs::StrongSwan, "userspace::translated_sites_reach_each_other", || translated(Esp::Userspace)),
     (Needs::KernelEsp, "kernel::translated_sites_reach_each_other", || translated(Esp::Kernel)),
+    (Needs::Bird, "userspace::translated_site_announces_routes_by_bgp", || announces_routes(Esp::Userspace)),
+    (Needs::KernelEspAndBird, "kernel::translated_site_announces_routes_by_bgp", || announces_routes(Esp::Kernel)),
 ];
 
 const SITES: [Site; 2] = [SHANGHAI, NINGBO];
@@ -31,8 +33,7 @@ fn known(own: IpAddr) -> IpAddr {
 }
 
 fn configure(mut config: HubConfig) -> HubConfig {
-    for site in &SITES {
-        let connection = config.connection(&site.place);
+    for connection in &mut config.connections {
         let own = connection.remote_cidrs.clone();
         connection.translate = own.into_iter().map(|own| [own.clone(), at_hub(&own)]).collect();
     }
@@ -73,6 +74,61 @@ fn translated(esp: Esp) {
             let ping = Ping::new(known(own)).source(source).run(&lab.world[HUB]).unwrap();
             assert!(ping.complete(), "{own} from the hub itself");
         }
+    }
+    resolves_unknown_neighbour(&lab, shanghai);
+    lab.stop().unwrap();
+}
+
+/// The VPC's hosts of these addresses are not known to the hub yet: its kernel resolves and forwards to them.
+fn resolves_unknown_neighbour(lab: &IpsecLab, from: &Namespace) {
+    let before = lab.agent.status().unwrap();
+    for (own, host, length) in [
+        (SHANGHAI.host4().into(), IpAddr::from([192, 168, 0, 77]), 24),
+        (SHANGHAI.host6().into(), "fd00:192:168::77".parse().unwrap(), 64),
+    ] {
+        lab.world[VPC.place].ip(&format!("addr add {host}/{length} dev {} nodad", VPC.device)).unwrap();
+        assert!(Ping::new(host).source(own).run(from).unwrap().complete(), "{own} to {host}");
+    }
+    let passed = lab.agent.status().unwrap().since(&before, "shanghai", "passes/no_neighbour");
+    assert!(passed >= 2, "{passed} packets to unknown neighbours");
+}
+
+/// A BGP session between the hub's BIRD, which knows the site by its address at the hub, and the site's, for each IP
+/// version: of IPv4 the site connects, of IPv6 the hub. The site's routes arrive.
+fn announces_routes(esp: Esp) {
+    let services = |config| HubConfig { services: Some("[\"icmp\", \"tcp/179\"]"), ..configure(config) };
+    let lab = IpsecLab::start(&IpsecOptions::new(esp).sites([SHANGHAI]), services).unwrap();
+    let site = lab.office("shanghai").place();
+    let [own4, own6] = SHANGHAI.hosts();
+    let (hub4, hub6) = (VPC.hub4, VPC.hub6);
+    let session = |family: &str, own: IpAddr, numbers: [u16; 2], other: IpAddr, passive: bool, channel: &str| {
+        let [number, other_number] = numbers;
+        format!(
+            "protocol bgp over_{family} {{ local {own} as {number}; neighbor {other} as {other_number}; multihop;\n\
+             connect delay time 1; connect retry time 1; error wait time 1, 2; passive {};\n\
+             {family} {{ {channel} }}; }}\n",
+            if passive { "on" } else { "off" }
+        )
+    };
+    let at_hub = [
+        format!("router id {hub4};\nprotocol device {{}}\n"),
+        session("ipv4", hub4.into(), [65000, 65010], known(own4), true, "import all; export none;"),
+        session("ipv6", hub6.into(), [65000, 65010], known(own6), false, "import all; export none;"),
+    ];
+    let at_site = [
+        format!("router id {own4};\nprotocol device {{}}\n"),
+        "protocol static { ipv4; route 10.99.0.0/24 blackhole; }\n".to_owned(),
+        "protocol static { ipv6; route fd00:99::/64 blackhole; }\n".to_owned(),
+        session("ipv4", own4, [65010, 65000], hub4.into(), false, "import none; export all;"),
+        session("ipv6", own6, [65010, 65000], hub6.into(), true, "import none; export all;"),
+    ];
+    let hub = Bird::start(&lab.world[HUB], &lab.folder().join("bird-hub"), &at_hub.concat()).unwrap();
+    let _site = Bird::start(site, &lab.folder().join("bird-site"), &at_site.concat()).unwrap();
+    for (session, route) in [("ipv4", "10.99.0.0/24"), ("ipv6", "fd00:99::/64")] {
+        let arrived = || Ok(hub.ask(&format!("show route protocol over_{session}"))?.contains(route).then_some(()));
+        retry(&format!("{route} does not arrive"), arrived).unwrap_or_else(|error| {
+            panic!("{error:#}\n{}\n{}", hub.ask("show protocols all").unwrap(), lab.diagnosis())
+        });
     }
     lab.stop().unwrap();
 }

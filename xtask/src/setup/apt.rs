@@ -38,29 +38,33 @@ const STRONGSWAN: [&str; 5] = [
     "libstrongswan-extra-plugins",
     "libstrongswan-standard-plugins",
 ];
-/// The service that comes with it. Tests and demo have daemons of their own, and this one would take the host's UDP 500.
-const STRONGSWAN_UNIT: &str = "strongswan.service";
 
-/// Installs strongSwan without its service being started, now or at the next boot.
+/// Installs strongSwan. Tests and demo have daemons of their own, and its service would take the host's UDP 500.
+pub fn install_strongswan() -> Result<()> {
+    install_daemon("installing strongSwan", &STRONGSWAN, "strongswan.service")
+}
+
+/// Installs the BIRD routing daemon, for tests of BGP. Its service would take the host's TCP 179.
+pub fn install_bird() -> Result<()> {
+    install_daemon("installing BIRD", &["bird2"], "bird.service")
+}
+
+/// Installs a daemon, of the first package, without its service being started, now or at the next boot.
 ///
 /// Where systemd runs the unit is masked while packages are installed, which keeps their scripts from starting it, and
-/// disabled after. To enable the service: `systemctl enable --now strongswan`.
-pub fn install_strongswan() -> Result<()> {
+/// disabled after. To enable the service: `systemctl enable --now UNIT`.
+fn install_daemon(title: &str, packages: &[&str], unit: &str) -> Result<()> {
     // If the daemon is installed, the service is already managed.
-    let holds = Path::new("/run/systemd/system").exists() && !installed(&STRONGSWAN[..1]);
+    let holds = Path::new("/run/systemd/system").exists() && !installed(&packages[..1]);
     let systemctl = |verb: &str| -> Result<()> {
-        let said = as_root("systemctl")?.args(["--quiet", verb, STRONGSWAN_UNIT]).output().context("systemctl")?;
-        ensure!(
-            said.status.success(),
-            "`systemctl {verb} {STRONGSWAN_UNIT}`: {}",
-            String::from_utf8_lossy(&said.stderr)
-        );
+        let said = as_root("systemctl")?.args(["--quiet", verb, unit]).output().context("systemctl")?;
+        ensure!(said.status.success(), "`systemctl {verb} {unit}`: {}", String::from_utf8_lossy(&said.stderr));
         Ok(())
     };
     if holds {
         systemctl("mask")?;
     }
-    let result = install("installing strongSwan", &STRONGSWAN);
+    let result = install(title, packages);
     if holds {
         // In this order: a masked unit cannot be disabled. Unmasking starts nothing.
         systemctl("unmask")?;

@@ -11,7 +11,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use hub_tests::lab::{Charon, Starter};
+use hub_tests::lab::{Bird, Charon, Starter};
 use nix::fcntl::{Flock, FlockArg};
 
 use crate::{
@@ -38,9 +38,9 @@ mod plan;
 ///  5. on Debian: the packages rustc-web, rust-web-src, cargo-web.
 ///
 /// bpf-linker comes from PATH if that one fits, else it is built below `~/.cache/vpnhub` (a minute, once).
-/// For tests and demo: ip and strongSwan (installed with apt where missing), and the kernel's BPF, BTF, veth
-/// and network namespaces (checked). strongSwan's own service is neither started nor enabled by that; its older
-/// form, for the tests, is unpacked in the cache and not installed.
+/// For tests and demo: ip, strongSwan and BIRD (installed with apt where missing), and the kernel's BPF, BTF, veth
+/// and network namespaces (checked). The daemons' own services are neither started nor enabled by that; strongSwan's
+/// older form, for the tests, is unpacked in the cache and not installed.
 ///
 /// Repeating it is cheap; logs of the long steps are in target/xtask.
 #[derive(clap::Args)]
@@ -57,6 +57,7 @@ pub fn run(_: &Args) -> Result<ExitCode> {
         "  older    {}",
         starter().map_or_else(|error| format!("{error:#}"), |()| "present, not installed".to_owned())
     );
+    println!("BIRD       {}", bird().map_or_else(|error| format!("{error:#}"), |()| "present".to_owned()));
     println!("host       Linux {}, commands and kernel features are present", host::kernel_release());
     println!("ready: `cargo xtask build`, `cargo xtask test`");
     Ok(ExitCode::SUCCESS)
@@ -82,6 +83,17 @@ pub fn strongswan() -> Result<()> {
     }
     apt::install_strongswan()?;
     Charon::missing().map_or(Ok(()), |missing| bail!("IPsec {missing}, and apt has not installed it"))
+}
+
+/// Makes sure that BIRD is installed, for tests of BGP.
+pub fn bird() -> Result<()> {
+    let Some(missing) = Bird::missing() else { return Ok(()) };
+    let _lock = lock(&cache()?)?;
+    if !apt::available() {
+        bail!("BGP {missing}, and this host has no apt");
+    }
+    apt::install_bird()?;
+    Bird::missing().map_or(Ok(()), |missing| bail!("BGP {missing}, and apt has not installed it"))
 }
 
 /// Makes sure that strongSwan's older form (`ipsec`, starter) is there for its tests: unpacked in the cache and of the version

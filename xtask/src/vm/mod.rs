@@ -90,6 +90,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
 
 pub fn test(args: &TestArgs) -> Result<ExitCode> {
     setup::strongswan()?;
+    setup::bird()?;
     let (kernel, busybox) = prepare()?;
     let built = build::run(&build::Args {})?;
     if built != ExitCode::SUCCESS {

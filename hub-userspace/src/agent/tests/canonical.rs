@@ -74,7 +74,7 @@ pub fn canonical(state: &State) -> Canonical {
             policy.mss_limits.len(),
             policy.translations.len(),
         ],
-        others: format!("{:?} {:?} {:?}", policy.vlans, policy.links, neighbours),
+        others: format!("{:?} {:?} {:?} {:?}", policy.vlans, policy.links, neighbours, state.translated),
         attached: attached.clone(),
         guard: format!("{guard:?}"),
         kernel_routes: format!("{kernel_routes:?}"),

@@ -1,0 +1,57 @@
+//! The BIRD routing daemon in a place; several on one machine, without systemd.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+
+use super::{Background, Namespace, output, retry};
+
+const DAEMON: &str = "/usr/sbin/bird";
+const CLIENT: &str = "/usr/sbin/birdc";
+
+/// A BIRD with files and a socket of its own. Dropping it ends it; the files stay.
+#[derive(Debug)]
+pub struct Bird {
+    place: Namespace,
+    socket: PathBuf,
+    _process: Background,
+}
+
+impl Bird {
+    /// A sentence with what is missing to run one; `None` if nothing is.
+    pub fn missing() -> Option<String> {
+        let is_there = [DAEMON, CLIENT].iter().all(|program| Path::new(program).is_file());
+        (!is_there).then(|| "needs BIRD 2 (Debian: bird2)".to_owned())
+    }
+
+    /// Starts one with this configuration and waits until it answers. Its files are in `folder`.
+    ///
+    /// # Errors
+    /// When its files cannot be written, it is not installed, or it rejects the configuration.
+    pub fn start(place: &Namespace, folder: &Path, configuration: &str) -> anyhow::Result<Self> {
+        fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
+        let (file, socket) = (folder.join("bird.conf"), folder.join("bird.ctl"));
+        fs::write(&file, configuration).with_context(|| format!("writing {}", file.display()))?;
+        let checked = output(place.command(DAEMON).args(["-p", "-c"]).arg(&file))?;
+        let complaint = String::from_utf8_lossy(&checked.stderr);
+        anyhow::ensure!(checked.status.success(), "BIRD rejects {}: {complaint}", file.display());
+        let mut command = place.command(DAEMON);
+        command.arg("-f").arg("-c").arg(&file).arg("-s").arg(&socket);
+        let bird = Self { place: place.duplicate()?, socket, _process: Background::start(&mut command)? };
+        retry("BIRD does not answer", || Ok(bird.ask("show status").ok()))?;
+        Ok(bird)
+    }
+
+    /// Runs `birdc COMMAND` and returns its output. `command` is separated by blanks.
+    ///
+    /// # Errors
+    /// When BIRD does not answer.
+    pub fn ask(&self, command: &str) -> anyhow::Result<String> {
+        let mut birdc = self.place.command(CLIENT);
+        let answer = output(birdc.arg("-s").arg(&self.socket).args(command.split(' ')))?;
+        let complaint = String::from_utf8_lossy(&answer.stderr);
+        anyhow::ensure!(answer.status.success(), "birdc {command}: {complaint}");
+        Ok(String::from_utf8_lossy(&answer.stdout).into_owned())
+    }
+}
