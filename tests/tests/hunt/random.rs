@@ -85,8 +85,8 @@ const PACKETS_OF_A_KIND: u64 = 6_000;
 fn hunt_through(kind: Kind) -> anyhow::Result<()> {
     let seed = seed()?;
     let packets = number("VPNHUB_HUNT")?.unwrap_or(PACKETS_OF_A_KIND);
-    for spoke_to_spoke in [true, false] {
-        let variant = Variant { spoke_to_spoke, raw: Raw::Tunnel(kind), ..Variant::PLAIN };
+    for (spoke_to_spoke, translated) in [(true, true), (false, false)] {
+        let variant = Variant { spoke_to_spoke, translated, raw: Raw::Tunnel(kind), ..Variant::PLAIN };
         let arrived = hunt(variant, seed, packets / 2).with_context(|| format!("{variant:?}, VPNHUB_SEED={seed}"))?;
         println!("{variant:?}: {arrived} of {} arrived", packets / 2);
     }
