@@ -94,6 +94,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         flows: arguments.flows,
         bytes: arguments.bytes,
         untouched: arguments.untouched,
+        translated: None,
     };
     let macs = Macs { from: from.mac()?, gateway: arguments.gateway_mac, to: to.mac()? };
     let settings = settings(&traffic, macs)?;

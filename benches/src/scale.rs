@@ -1,11 +1,11 @@
 //! Whether a frame costs more where there is more of what should not matter: next hops, connections, selectors; and
-//! what generic XDP costs against native. Two hubs of each, and the floor, in turn on one core.
+//! what generic XDP, limits of the MSS and translated addresses cost. Two hubs of each, and the floor, in turn on one core.
 
 mod hubs;
 mod results;
 pub mod subjects;
 
-use std::{fs, path::PathBuf, thread, time::Duration};
+use std::{fs, iter, path::PathBuf, thread, time::Duration};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::Args;
@@ -28,7 +28,7 @@ use crate::{
 pub struct Arguments {
     /// Subjects to vary
     #[arg(long, value_delimiter = ',', value_name = "SUBJECT",
-        default_values = ["next-hops", "connections", "selectors", "mode"])]
+        default_values = ["next-hops", "connections", "selectors", "mode", "mss", "translate"])]
     subjects: Vec<Subject>,
     /// IP versions
     #[arg(long, value_delimiter = ',', default_values = ["4", "6"])]
@@ -45,6 +45,9 @@ pub struct Arguments {
     #[arg(long, value_delimiter = ',', value_name = "FEW,MANY", default_values = ["1", "10000"],
         value_parser = clap::value_parser!(u32).range(1..=100_000))]
     selectors: Vec<u32>,
+    /// Attach the program at TC where the mode does not vary
+    #[arg(long)]
+    tc: bool,
     /// Length of a frame, from the Ethernet header on, without the frame check sequence. IPv6 frames have 72 at least
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(60..=1514))]
     packet_bytes: u32,
@@ -115,38 +118,42 @@ struct Case<'a> {
 }
 
 impl Case<'_> {
-    fn variants(&self) -> Result<([Variant; 2], u32)> {
+    fn variants(&self) -> Result<(Vec<Variant>, u32)> {
         let Arguments { next_hops, connections, selectors, .. } = self.arguments;
         let counts = match self.subject {
             Subject::NextHops => next_hops,
             Subject::Connections => connections,
             Subject::Selectors => selectors,
-            Subject::Mode => return Ok((["native", "generic"].map(Variant::Mode), 0)),
+            Subject::Mode => return Ok((named(&["native", "generic"]), 0)),
+            Subject::Mss => return Ok((named(&["off", "auto"]), 0)),
+            Subject::Translate => return Ok((named(&["none", "source", "destination", "both"]), 0)),
         };
         let &[few, many] = &counts[..] else { bail!("two numbers are needed, such as 2,64") };
         ensure!(few < many, "{few},{many}: the first must be the smaller one");
-        Ok(([few, many].map(Variant::Count), many))
+        Ok((vec![Variant::Count(few), Variant::Count(many)], many))
     }
 
-    /// Both hubs and the floor of each take turns. A round counts if none of its runs is void.
+    /// All hubs and the floor of each take turns. A round counts if none of its runs is void.
     fn measure(&self, programs: &mut Programs) -> Result<Vec<Row>> {
         let &Self { subject, family, arguments, agent } = self;
         let bytes = arguments.packet_bytes;
         let (variants, most) = self.variants()?;
-        let plans = variants.map(|variant| subjects::plan(subject, variant, most, family));
-        // The floor is the same for both, unless there are more devices in one.
-        let mut floors = vec![Floor::make(programs, plans[0].devices)?];
-        if plans[1].devices != plans[0].devices {
-            floors.push(Floor::make(programs, plans[1].devices)?);
+        let mut plans: Vec<_> =
+            variants.iter().map(|variant| subjects::plan(subject, *variant, most, family)).collect();
+        for plan in plans.iter_mut().filter(|plan| arguments.tc && plan.arguments.is_empty()) {
+            plan.arguments = vec!["--attach", "tc"];
         }
-        let [few, many] = &plans;
-        let sides = [Side::start(programs, agent, few)?, Side::start(programs, agent, many)?];
+        // The floor is the same for all, unless there are more devices in one.
+        let own_floors = plans.iter().any(|plan| plan.devices != plans[0].devices);
+        let floors = if own_floors { &plans[..] } else { &plans[..1] };
+        let floors = floors.iter().map(|plan| Floor::make(programs, plan.devices)).collect::<Result<Vec<_>>>()?;
+        let sides = plans.iter().map(|plan| Side::start(programs, agent, plan)).collect::<Result<Vec<_>>>()?;
 
         let mut times = vec![Vec::new(); floors.len() + sides.len()];
         let (mut rounds, mut voids) = (0, 0);
         while rounds < arguments.rounds {
             let mut round: Vec<Report> = Vec::new();
-            for ((floor, plan), side) in floors.iter().map(Some).chain([None]).zip(&plans).zip(&sides) {
+            for ((floor, plan), side) in floors.iter().map(Some).chain(iter::repeat(None)).zip(&plans).zip(&sides) {
                 if let Some(floor) = floor {
                     let traffic = subjects::traffic(plan, family, bytes, true);
                     round.push(floor.run(programs, &traffic, arguments.frames, arguments.cpu)?);
@@ -171,19 +178,19 @@ impl Case<'_> {
         for side in sides {
             side.end()?;
         }
-        Ok(self.rows(variants, &plans, &times))
+        Ok(self.rows(&variants, &plans, &times))
     }
 
-    /// `times` are those of the first floor, the first side, the second floor if there is one, the second side.
-    fn rows(&self, variants: [Variant; 2], plans: &[subjects::Plan; 2], times: &[Vec<f64>]) -> Vec<Row> {
+    /// `times` are those of the first floor, the first side, the second floor if there is one, the second side, and so on.
+    fn rows(&self, variants: &[Variant], plans: &[subjects::Plan], times: &[Vec<f64>]) -> Vec<Row> {
         let &Self { subject, family, arguments, .. } = self;
         let bytes = arguments.packet_bytes.max(family.shortest());
-        let two_floors = times.len() == 4;
+        let own_floors = times.len() == 2 * plans.len();
         let mut rows = Vec::new();
-        for (index, (variant, plan)) in variants.into_iter().zip(plans).enumerate() {
-            let (floor, side) = if two_floors { (index * 2, index * 2 + 1) } else { (0, index + 1) };
+        for (index, (&variant, plan)) in variants.iter().zip(plans).enumerate() {
+            let (floor, side) = if own_floors { (index * 2, index * 2 + 1) } else { (0, index + 1) };
             let conditions = results::Conditions { subject, variant, family, plan, bytes };
-            if index == 0 || two_floors {
+            if index == 0 || own_floors {
                 rows.extend(Row::new(&conditions, Program::Bare, &times[floor], &times[floor], &times[0]));
             }
             rows.extend(Row::new(&conditions, PROGRAM, &times[side], &times[floor], &times[1]));
@@ -193,4 +200,8 @@ impl Case<'_> {
         }
         rows
     }
+}
+
+fn named(names: &[&'static str]) -> Vec<Variant> {
+    names.iter().copied().map(Variant::Named).collect()
 }

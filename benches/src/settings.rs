@@ -7,7 +7,7 @@ use hub_tests::lab::Mac;
 use ipnet::IpNet;
 
 use crate::shape::{
-    DESTINATION_PORT, FIRST_SOURCE_PORT, Head, IPV4, IPV6, IPV6_NETWORKS, LongHead, MAGIC, Settings, fold,
+    Base, DESTINATION_PORT, FIRST_SOURCE_PORT, Head, IPV4, IPV6, IPV6_NETWORKS, LongHead, MAGIC, Settings, fold,
 };
 
 /// How many flows there can be: source ports.
@@ -64,16 +64,19 @@ pub struct Traffic {
     pub bytes: u32,
     /// Whether frames come out as they were sent, MACs and TTL too.
     pub untouched: bool,
+    /// Source and destinations of the frames as they come out, if the hub translates them.
+    pub translated: Option<(IpAddr, IpNet)>,
 }
 
 /// # Errors
 /// When there can be no such frames: families mixed, too short, too long, no flow, no destination.
 pub fn settings(traffic: &Traffic, macs: Macs) -> Result<Settings> {
     let &Traffic { destination, destinations, flows, bytes, untouched, .. } = traffic;
-    let (first, available) = match traffic.spread {
+    let range = |destination: IpNet| match traffic.spread {
         Spread::Hosts => hosts(destination),
         Spread::Apart(stride) => (destination.network(), networks(destination) / stride.max(1)),
     };
+    let (first, available) = range(destination);
     let (layout, version) = match (first, traffic.spread) {
         (IpAddr::V4(_), _) => (&IPV4, 4),
         (IpAddr::V6(_), Spread::Hosts) => (&IPV6, 6),
@@ -92,7 +95,9 @@ pub fn settings(traffic: &Traffic, macs: Macs) -> Result<Settings> {
 
     let sent = head(traffic, macs.gateway, macs.from, TTL)?;
     // Bytes 6 to 12, the source MAC, and the header's checksum are not compared.
-    let arrives = if untouched { sent } else { head(traffic, macs.to, macs.from, TTL - 1)? };
+    let (source, arrival) = traffic.translated.filter(|_| !untouched).unwrap_or((traffic.source, destination));
+    let translated = Traffic { source, destination: arrival, ..*traffic };
+    let arrives = if untouched { sent } else { head(&translated, macs.to, macs.from, TTL - 1)? };
     let mut checked = [0xff; size_of::<LongHead>()];
     checked[6..12].fill(0);
     if let Some((_, checksum)) = layout.header {
@@ -102,14 +107,10 @@ pub fn settings(traffic: &Traffic, macs: Macs) -> Result<Settings> {
     let udp = layout.udp * 2;
     let addresses = if version == 4 { udp - 2 * 4 } else { udp - 2 * 16 };
     // RFC 768, RFC 8200: addresses, protocol and UDP's length, then UDP itself, which has the length once more.
-    let udp_sum = sum(&sent[addresses..]) + u32::from(u16::from(UDP).to_be()) + sum(&sent[udp + 4..udp + 6]);
-    let header_sum = layout.header.map_or(0, |(header, _)| sum(&sent[header * 2..][..IPV4_HEADER]));
-    Ok(Settings {
-        sent: words(sent),
-        arrives: words(arrives),
-        checked: words(checked),
-        header_sum: u32::from(fold(header_sum)),
-        udp_sum: u32::from(fold(udp_sum)),
+    let udp_sum =
+        |head: &[u8]| sum(&head[addresses..]) + u32::from(u16::from(UDP).to_be()) + sum(&head[udp + 4..udp + 6]);
+    let base = |head: &[u8], first: IpAddr| Base {
+        udp_sum: u32::from(fold(udp_sum(head))),
         first_destination: match first {
             IpAddr::V4(address) => address.to_bits(),
             IpAddr::V6(address) => {
@@ -118,6 +119,15 @@ pub fn settings(traffic: &Traffic, macs: Macs) -> Result<Settings> {
                 u32::from_be_bytes([octets[at], octets[at + 1], octets[at + 2], octets[at + 3]])
             }
         },
+    };
+    let header_sum = layout.header.map_or(0, |(header, _)| sum(&sent[header * 2..][..IPV4_HEADER]));
+    Ok(Settings {
+        sent: words(sent),
+        arrives: words(arrives),
+        checked: words(checked),
+        header_sum: u32::from(fold(header_sum)),
+        sent_base: base(&sent, first),
+        arrives_base: base(&arrives, range(arrival).0),
         destinations: destinations.min(available),
         stride: match traffic.spread {
             Spread::Hosts => 1,
@@ -244,13 +254,14 @@ mod tests {
             flows: 7,
             bytes,
             untouched: false,
+            translated: None,
         }
     }
 
     /// The frame as the generator makes it.
     fn frame<const WORDS: usize>(settings: &Settings, layout: &Layout, number: u32) -> Vec<u8> {
         let mut head: Head<WORDS> = settings.sent.first();
-        layout.number(&mut head, settings, number);
+        layout.number(&mut head, settings.sent_base, settings, number);
         layout.sum_header(&mut head, settings);
         assert!(layout.header_sum_verifies(&head));
         assert_eq!(layout.generated(&head), Some(number));

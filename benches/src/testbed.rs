@@ -260,6 +260,7 @@ impl Endpoints {
             flows: FLOWS,
             bytes: BYTES,
             untouched: false,
+            translated: None,
         };
         let mut settings = settings(&traffic, self.macs)?;
         settings.window = NO_WINDOW;

@@ -28,7 +28,7 @@ pub fn write<const WORDS: usize>(
 ) -> Option<()> {
     let head = head::<WORDS>(context)?;
     *head = settings.sent.first();
-    layout.number(head, settings, number);
+    layout.number(head, settings.sent_base, settings, number);
     layout.sum_header(head, settings);
     Some(())
 }

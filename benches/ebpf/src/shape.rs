@@ -104,10 +104,9 @@ pub struct Settings {
     pub checked: LongHead,
     /// Sum over the halves of `sent`'s IPv4 header.
     pub header_sum: u32,
-    /// Sum over the pseudo header, the UDP header and the payload of `sent`.
-    pub udp_sum: u32,
-    /// The 32 bits at the layout's `destination` of the first destination, in host byte order.
-    pub first_destination: u32,
+    /// What the number changes in `sent`, and in `arrives`: they differ if the hub translates addresses.
+    pub sent_base: Base,
+    pub arrives_base: Base,
     /// Destinations, from the first on; at least 1.
     pub destinations: u32,
     /// How far they are apart, in the same bits; at least 1.
@@ -124,7 +123,17 @@ pub struct Settings {
     pub window: u32,
 }
 
-const _: () = assert!(size_of::<Settings>() == 3 * 72 + 40);
+const _: () = assert!(size_of::<Settings>() == 3 * 72 + 48);
+
+/// A head before it is numbered.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Base {
+    /// Sum over the pseudo header, the UDP header and the payload.
+    pub udp_sum: u32,
+    /// The 32 bits at the layout's `destination` of the first destination, in host byte order.
+    pub first_destination: u32,
+}
 
 /// Counts of the sink, on one CPU.
 #[repr(C)]
@@ -153,9 +162,9 @@ const _: () = assert!(size_of::<Arrival>() == 16);
 impl Layout {
     /// Makes a head that of frame `number`: destination, source port, number, UDP checksum.
     #[inline(always)]
-    pub fn number<const WORDS: usize>(&self, head: &mut Head<WORDS>, settings: &Settings, number: u32) {
+    pub fn number<const WORDS: usize>(&self, head: &mut Head<WORDS>, base: Base, settings: &Settings, number: u32) {
         let pick = destination(number, settings.destinations);
-        let destination = settings.first_destination.wrapping_add(pick.wrapping_mul(settings.stride));
+        let destination = base.first_destination.wrapping_add(pick.wrapping_mul(settings.stride));
         let [high, low] = halves(destination);
         // No more flows than ports: fits.
         let port = (FIRST_SOURCE_PORT + scatter(number, SPREAD_FLOWS, settings.flows) as u16).to_be();
@@ -166,7 +175,7 @@ impl Layout {
         head.set_half(self.number, number_high);
         head.set_half(self.number + 1, number_low);
 
-        let mut sum = settings.udp_sum;
+        let mut sum = base.udp_sum;
         for half in [high, low, port, number_high, number_low] {
             sum += u32::from(half);
         }
@@ -201,7 +210,7 @@ impl Layout {
     #[inline(always)]
     pub fn is_right<const WORDS: usize>(&self, head: &Head<WORDS>, settings: &Settings, number: u32) -> bool {
         let mut expected: Head<WORDS> = settings.arrives.first();
-        self.number(&mut expected, settings, number);
+        self.number(&mut expected, settings.arrives_base, settings, number);
         let mut difference = 0;
         // Without a branch between the words: nearly every frame is good.
         for word in 0..WORDS {

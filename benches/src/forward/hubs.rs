@@ -180,6 +180,7 @@ pub fn traffic(program: Program, load: Load) -> Traffic {
         flows,
         bytes,
         untouched: program.is_floor(),
+        translated: None,
     }
 }
 

@@ -119,14 +119,21 @@ pub fn config(sites: &[Site; 2], family: Family, routes: u32) -> String {
 
 /// The same with a TUN device towards some of the sites.
 pub fn config_with(sites: &[Site; 2], are_tun: [bool; 2], family: Family, routes: u32) -> String {
-    let mut config = HubConfig::offices(sites).unpublished();
-    for (site, is_tun) in sites.iter().zip(are_tun) {
-        if is_tun {
-            config.connection(&site.place).peer = None;
+    config_changed(sites, family, routes, |config| {
+        for (site, is_tun) in sites.iter().zip(are_tun) {
+            if is_tun {
+                config.connection(&site.place).peer = None;
+            }
         }
-    }
+    })
+}
+
+/// The same with any change except to its routes.
+pub fn config_changed(sites: &[Site; 2], family: Family, routes: u32, change: impl FnOnce(&mut HubConfig)) -> String {
+    let mut config = HubConfig::offices(sites).unpublished();
     let to = &sites[1].place;
     config.connection(to).remote_cidrs.push(family.all().to_string());
+    change(&mut config);
     let mut text = config.to_string();
     // The last few of a million are left out for the sites' own: the frames go to others.
     let own = u32::try_from(config.routes.len()).expect("a few");

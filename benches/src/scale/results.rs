@@ -106,7 +106,7 @@ fn target_note(rows: &[Row]) -> Option<String> {
     let limit = 1.0 + varies.limit();
     let verdict = if growth <= limit { "reached:" } else { "MISSED: " };
     Some(format!(
-        "target {verdict} {}, IPv{}: {} to {value} at most {limit:.1} times as much{of}; {growth:.3}",
+        "target {verdict} {}, IPv{}: {} to {value} at most {limit:.2} times as much{of}; {growth:.3}",
         varies.name(),
         measured.family.number(),
         first.value,

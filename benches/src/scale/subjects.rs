@@ -1,6 +1,9 @@
 //! The varied subjects: their numbers, the configuration for each number, and the frames that use all of them.
 
-use std::fmt;
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 use clap::ValueEnum;
 use hub_tests::lab::{ConnectionConfig, HubConfig, RouteConfig, Site};
@@ -24,6 +27,10 @@ pub enum Subject {
     Selectors,
     /// How the program is attached
     Mode,
+    /// Whether the MSS of SYNs is limited; no frame is one
+    Mss,
+    /// Whether the addresses of a site are translated: of the one that the frames come from, that they go to, or both
+    Translate,
 }
 
 impl Subject {
@@ -33,6 +40,8 @@ impl Subject {
             Self::Connections => "connections",
             Self::Selectors => "selectors",
             Self::Mode => "mode",
+            Self::Mss => "mss",
+            Self::Translate => "translate",
         }
     }
 
@@ -40,6 +49,7 @@ impl Subject {
     pub fn limit(self) -> f64 {
         match self {
             Self::Mode => 1.5,
+            Self::Mss => 0.01,
             _ => 0.1,
         }
     }
@@ -56,15 +66,15 @@ impl Serialize for Subject {
 #[serde(untagged)]
 pub enum Variant {
     Count(u32),
-    /// Argument of `vpnhub run --attach`.
-    Mode(&'static str),
+    /// Argument of `vpnhub run --attach`, or of a key of the configuration.
+    Named(&'static str),
 }
 
 impl fmt::Display for Variant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Count(count) => count.fmt(f),
-            Self::Mode(mode) => mode.fmt(f),
+            Self::Named(name) => name.fmt(f),
         }
     }
 }
@@ -81,6 +91,8 @@ pub struct Plan {
     pub flows: u32,
     /// Connections that must have sent some of the frames.
     pub used: Vec<String>,
+    /// As in [`Traffic`].
+    pub translated: Option<(IpAddr, IpNet)>,
 }
 
 /// Flows of the frames that share out among the members of a group: 64 for each, where there are most.
@@ -96,16 +108,72 @@ pub fn plan(subject: Subject, variant: Variant, most: u32, family: Family) -> Pl
         (Subject::NextHops, Variant::Count(count)) => next_hops(family, u8::try_from(count).unwrap_or(u8::MAX)),
         (Subject::Connections, Variant::Count(count)) => connections(family, count - 1, most - 1),
         (_, Variant::Count(count)) => selectors(family, count, most),
-        (_, Variant::Mode(mode)) => Plan {
-            devices: 1,
-            arguments: vec!["--attach", mode],
-            config: routes::config(&[A, B], family, FEW_ROUTES),
-            routes: FEW_ROUTES,
-            destinations: FEW_ROUTES,
-            flows: FLOWS,
-            used: vec![B.place.to_string()],
-        },
+        (Subject::Mss, Variant::Named("off")) => few_routes(family, vec![], |config| {
+            config.connections.iter_mut().for_each(|connection| connection.mss_clamp = Some("\"off\""));
+        }),
+        (Subject::Translate, Variant::Named(sides)) => {
+            let [source, destination] = [sides != "destination", sides != "source"].map(|is| is && sides != "none");
+            Plan {
+                translated: Some((
+                    if source { at_hub(family.host(&A)) } else { family.host(&A) },
+                    if destination { own(family) } else { family.all() },
+                )),
+                ..few_routes(family, vec![], |config| translate(config, family, [source, destination]))
+            }
+        }
+        (Subject::Mode, Variant::Named(mode)) => few_routes(family, vec!["--attach", mode], |_| ()),
+        (_, Variant::Named(_)) => few_routes(family, vec![], |_| ()),
     }
+}
+
+fn few_routes(family: Family, arguments: Vec<&'static str>, change: impl FnOnce(&mut HubConfig)) -> Plan {
+    Plan {
+        devices: 1,
+        arguments,
+        config: routes::config_changed(&[A, B], family, FEW_ROUTES, change),
+        routes: FEW_ROUTES,
+        destinations: FEW_ROUTES,
+        flows: FLOWS,
+        used: vec![B.place.to_string()],
+        translated: None,
+    }
+}
+
+/// The site `a` is known by other addresses, or the networks behind `b` that the routes lead to, or both.
+fn translate(config: &mut HubConfig, family: Family, [source, destination]: [bool; 2]) {
+    if source {
+        let network = family.network(&A);
+        let hub = IpNet::new_assert(at_hub(network.addr()), network.prefix_len());
+        config.connection(&A.place).translate = vec![[network.to_string(), hub.to_string()]];
+        for route in config.routes.iter_mut().filter(|route| route.destination == network.to_string()) {
+            route.destination = hub.to_string();
+        }
+    }
+    if destination {
+        let (own, hub) = (own(family).to_string(), family.all().to_string());
+        let b = config.connection(&B.place);
+        b.remote_cidrs.retain(|prefix| *prefix != hub);
+        b.remote_cidrs.push(own.clone());
+        b.translate = vec![[own, hub]];
+    }
+}
+
+/// The address by which the hub knows one of `a`.
+fn at_hub(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(address) => Ipv4Addr::from_bits(address.to_bits() ^ 1 << 16).into(),
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() ^ 1 << 96).into(),
+    }
+}
+
+/// The networks that `b` itself uses for those that the routes lead to.
+fn own(family: Family) -> IpNet {
+    match family {
+        Family::V4 => "32.0.0.0/4",
+        Family::V6 => "fd65:1:1000::/36",
+    }
+    .parse()
+    .expect("a prefix")
 }
 
 /// Frames of this plan.
@@ -118,6 +186,7 @@ pub fn traffic(plan: &Plan, family: Family, bytes: u32, untouched: bool) -> Traf
         flows: plan.flows,
         bytes: bytes.max(family.shortest()),
         untouched,
+        translated: plan.translated,
     }
 }
 
@@ -144,6 +213,7 @@ fn next_hops(family: Family, count: u8) -> Plan {
         destinations: 1,
         flows: MANY_FLOWS,
         used,
+        translated: None,
     }
 }
 
@@ -167,6 +237,7 @@ fn connections(family: Family, count: u32, most: u32) -> Plan {
         destinations: most,
         flows: FEW_FLOWS,
         used,
+        translated: None,
     }
 }
 
@@ -187,6 +258,7 @@ fn selectors(family: Family, count: u32, most: u32) -> Plan {
         destinations: most,
         flows: FEW_FLOWS,
         used: names(1),
+        translated: None,
     }
 }
 
@@ -290,6 +362,20 @@ mod tests {
                     assert_eq!(plan.used.len(), connections);
                 }
             }
+        }
+    }
+
+    #[test]
+    fn translated_frames_go_to_hub_addresses_and_arrive_at_own_ones() {
+        for (family, source, hub, own) in [
+            (Family::V4, "10.11.10.1", "16.0.0.0/4", "32.0.0.0/4"),
+            (Family::V6, "fd00:11:10:10::1", "fd64:1:1000::/36", "fd65:1:1000::/36"),
+        ] {
+            let plan = plan(Subject::Translate, Variant::Named("both"), 0, family);
+            assert_eq!(plan.translated, Some((source.parse().unwrap(), own.parse().unwrap())));
+            assert_eq!(traffic(&plan, family, 64, false).destination, hub.parse().unwrap());
+            assert!(plan.config.contains(&format!("{{ site = \"{own}\", hub = \"{hub}\" }}")), "{}", plan.config);
+            assert!(plan.config.contains(&routes::prefix(family, 0).to_string()), "{}", plan.config);
         }
     }
 
