@@ -32,15 +32,22 @@ pub const fn sum(one: u16, other: u16) -> u16 {
     folded(one as u32 + other as u32)
 }
 
-/// The difference between two addresses or other pieces of data that consist of 16-bit words.
+/// The difference between two addresses or other pieces of data that consist of 32-bit words; 0 only from all ones to all
+/// zeros.
 #[inline(always)]
 pub fn difference_of<const N: usize>(old: [u8; N], new: [u8; N]) -> u16 {
-    let mut total = 0_u32;
-    for index in 0..N / 2 {
-        let word = |bytes: &[u8; N]| u16::from_ne_bytes([bytes[2 * index], bytes[2 * index + 1]]);
-        total += u32::from(!word(&old)) + u32::from(word(&new));
+    const { assert!(N % 4 == 0 && N <= 64) };
+    let mut total = 0_u64;
+    for index in 0..N / 4 {
+        let word = |bytes: &[u8; N]| {
+            let at = 4 * index;
+            u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+        };
+        total += u64::from(!word(&old)) + u64::from(word(&new));
     }
-    folded(total)
+    // A sum may be taken over longer words and folded later (RFC 1071 section 2).
+    let total = (total & 0xffff_ffff) + (total >> 32);
+    folded((total & 0xffff) as u32 + (total >> 16) as u32)
 }
 
 /// A checksum after the data that it covers changed by a difference (RFC 1624, equation 3), in the same byte order. A

@@ -81,9 +81,14 @@ pub trait Frame {
 
     /// [`translate::apply`](crate::translate::apply) to this frame, through a function that the verifier checks
     /// separately.
-    /// `offset`: of the IP header. `packet`: the IP packet's length, and above it the bits of
-    /// [`translate::V6_BIT`](crate::translate::V6_BIT) and the like. `translations`: index into `TRANSLATIONS`.
-    fn translate(&mut self, offset: u32, packet: u32, translations: u32);
+    /// `offset`: of the IP header. `packet`: the IP packet's length, and above it
+    /// [`translate::V6_BIT`](crate::translate::V6_BIT). `from`: index into `TRANSLATIONS` for the source. `to`: the egress
+    /// interface, for the destination. 0 for none.
+    fn translate(&mut self, offset: u32, packet: u32, from: u32, to: u32);
+
+    /// [`translate::any`](crate::translate::any) to this frame, likewise. `packet` also has
+    /// [`translate::TO_SITE_BIT`](crate::translate::TO_SITE_BIT).
+    fn translate_any(&mut self, offset: u32, packet: u32, translations: u32);
 
     /// Replaces the bytes at `offset`, also those that [`Frame::at`] cannot read.
     fn write<const N: usize>(&mut self, offset: usize, bytes: [u8; N]) -> Result<(), HelperError>;

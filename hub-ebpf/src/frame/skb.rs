@@ -217,8 +217,13 @@ impl Frame for SkbFrame {
     }
 
     #[inline(always)]
-    fn translate(&mut self, offset: u32, packet: u32, translations: u32) {
-        translate_tc(self.skb(), offset, packet, translations);
+    fn translate(&mut self, offset: u32, packet: u32, from: u32, to: u32) {
+        translate_tc(self.skb(), offset, packet, from, to);
+    }
+
+    #[inline(always)]
+    fn translate_any(&mut self, offset: u32, packet: u32, translations: u32) {
+        translate_any_tc(self.skb(), offset, packet, translations);
     }
 
     #[inline(always)]
@@ -315,7 +320,15 @@ extern "C" fn mss_clamp_tc(skb: *mut __sk_buff, offset: u32, header: u32, length
 /// Returns 0: the verifier requires a number.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn translate_tc(skb: *mut __sk_buff, offset: u32, packet: u32, translations: u32) -> u32 {
-    translate::apply(&mut SkbFrame { context: TcContext::new(skb) }, offset, packet, translations);
+extern "C" fn translate_tc(skb: *mut __sk_buff, offset: u32, packet: u32, from: u32, to: u32) -> u32 {
+    translate::apply(&mut SkbFrame { context: TcContext::new(skb) }, offset, packet, from, to);
+    0
+}
+
+/// Returns 0: the verifier requires a number.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn translate_any_tc(skb: *mut __sk_buff, offset: u32, packet: u32, translations: u32) -> u32 {
+    translate::any(&mut SkbFrame { context: TcContext::new(skb) }, offset, packet, translations);
     0
 }

@@ -11,7 +11,7 @@
 //!
 //! An ICMP error contains the start of the packet that caused it: there, it is the opposite address.
 //!
-//! Two functions are global: the verifier checks them once.
+//! The functions that look up and rewrite are global: the verifier checks them once.
 
 mod table;
 
@@ -28,7 +28,7 @@ use crate::{
     parse::{self, Packet, TCP},
 };
 
-/// Bits above the length of a packet, for [`Frame::translate`]: IPv6.
+/// Above the length of a packet, for [`Frame::translate`]: IPv6.
 pub const V6_BIT: u32 = 1 << 24;
 /// The destination becomes the site's own; without it, the source becomes that at the hub.
 pub const TO_SITE_BIT: u32 = 1 << 25;
@@ -62,9 +62,9 @@ pub fn source<A: Translate, F: Frame>(frame: &mut F, packet: &mut Packet<A>, att
     if translations == 0 {
         return;
     }
-    packet.source = packet.source.translated(translations, 0).unwrap_or(A::LOOPBACK);
+    packet.source = packet.source.translated_or(translations, 0, A::LOOPBACK);
     if F::IS_LAST {
-        frame.translate(packet.offset as u32, packet.length as u32 | A::BIT, translations);
+        frame.translate(packet.offset as u32, packet.length as u32 | A::BIT, translations, 0);
     }
 }
 
@@ -80,15 +80,10 @@ pub fn forwarded<A: Translate, F: Frame>(
     if F::IS_LAST {
         return;
     }
-    let (offset, length) = (packet.offset as u32, packet.length as u32 | A::BIT);
-    if attachment.translations != 0 {
-        frame.translate(offset, length, attachment.translations);
-    }
-    if next_hop.flags & NextHop::TRANSLATED != 0
-        && let Some(egress) = parse::attachment(next_hop.ifindex)
-        && egress.translations != 0
-    {
-        frame.translate(offset, length | TO_SITE_BIT, egress.translations);
+    let is_translated = next_hop.flags & NextHop::TRANSLATED;
+    if attachment.translations | is_translated != 0 {
+        let to = if is_translated == 0 { 0 } else { next_hop.ifindex };
+        frame.translate(packet.offset as u32, packet.length as u32 | A::BIT, attachment.translations, to);
     }
 }
 
@@ -104,10 +99,10 @@ pub fn destination<F: Frame>(frame: &mut F) {
     let Some(header) = frame.at::<Ipv4>(offset) else { return };
     let total_length = u16::from_be_bytes(header.total_length);
     let (bits, header_length, length) = match (frame.protocol(), header.version_and_length >> 4) {
-        (Some(<V4 as Address>::ETHERTYPE), 4) => (TO_SITE_BIT, 0, total_length),
+        (Some(<V4 as Address>::ETHERTYPE), 4) => (V4::BIT, 0, total_length),
         (Some(<V6 as Address>::ETHERTYPE), 6) => {
             let Some(header) = frame.at::<Ipv6>(offset) else { return };
-            (V6_BIT | TO_SITE_BIT, size_of::<Ipv6>(), u16::from_be_bytes(header.payload_length))
+            (V6::BIT, size_of::<Ipv6>(), u16::from_be_bytes(header.payload_length))
         }
         _ => return,
     };
@@ -116,13 +111,55 @@ pub fn destination<F: Frame>(frame: &mut F) {
         0 => (frame.length() - offset).min(LENGTH as usize),
         length => header_length + usize::from(length),
     };
-    frame.translate(offset as u32, length as u32 | bits, attachment.translations);
+    frame.translate(offset as u32, length as u32 | bits, 0, frame.interface());
 }
 
 /// Implementation of [`Frame::translate`].
 #[inline(always)]
-pub fn apply<F: Frame>(frame: &mut F, offset: u32, packet: u32, translations: u32) {
-    // Bounds the offsets for the verifier, which checks this function separately.
+pub fn apply<F: Frame>(frame: &mut F, offset: u32, packet: u32, from: u32, to: u32) {
+    // Here, not in the program: the verifier would follow the rest of that once for each result.
+    let to = if to == 0 { 0 } else { parse::attachment(to).map_or(0, |egress| egress.translations) };
+    // Bounds the offsets for the verifier.
+    let start = offset as usize & 0xff;
+    let end = start + (packet & LENGTH) as usize;
+    let is_plain = if packet & V6_BIT == 0 {
+        plain::<V4, F>(frame, start, end, from, to)
+    } else {
+        plain::<V6, F>(frame, start, end, from, to)
+    };
+    if is_plain {
+        return;
+    }
+    if from != 0 {
+        frame.translate_any(offset, packet, from);
+    }
+    if to != 0 {
+        frame.translate_any(offset, packet | TO_SITE_BIT, to);
+    }
+}
+
+/// Translates the usual packet, with TCP or UDP directly behind the IP header, and no later fragment. Returns whether it is
+/// one.
+#[inline(always)]
+fn plain<A: Translate, F: Frame>(frame: &mut F, start: usize, end: usize, from: u32, to: u32) -> bool {
+    let Some((protocol, change)) = A::replace(frame, start, from, to) else { return false };
+    if change == NO_CHANGE {
+        return true;
+    }
+    let (at, covered) = match protocol {
+        TCP => (16, Covered::Address),
+        _ => (6, Covered::AddressOfUdp),
+    };
+    let at = start + A::HEADER_LENGTH + at;
+    if at + 2 <= end {
+        frame.adjust_checksum(at, change, covered);
+    }
+    true
+}
+
+/// Implementation of [`Frame::translate_any`].
+#[inline(always)]
+pub fn any<F: Frame>(frame: &mut F, offset: u32, packet: u32, translations: u32) {
     let start = offset as usize & 0xff;
     let end = start + (packet & LENGTH) as usize;
     let bits = packet & !LENGTH;
@@ -275,7 +312,8 @@ fn inner_v4<F: Frame>(frame: &mut F, start: usize, end: usize, bits: u32, transl
     }
     let change = checksum::difference_of(old, new);
     let total = checksum::sum(change, inner_checksum(frame, start + 10, end, change, false));
-    let header_length = usize::from(version_and_length & 0x0f) * 4;
+    // Opaque: the compiler would shift what it knows not to be a number on other paths.
+    let header_length = usize::from(core::hint::black_box(version_and_length) & 0x0f) * 4;
     match checksum_of(protocol) {
         Some((offset, covered)) if u16::from_be_bytes([high, low]) & FRAGMENT_OFFSET == 0 => {
             let of_udp = covered == Covered::AddressOfUdp;
