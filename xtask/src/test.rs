@@ -37,6 +37,9 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     } else if let Err(why) = setup::starter() {
         eprintln!("tests of strongSwan's older form are skipped: {why:#}");
     }
+    if let Err(why) = setup::promtool() {
+        eprintln!("tests of metrics by promtool are skipped: {why:#}");
+    }
     // The agent as it is shipped: cargo test builds no plain binaries of other packages, and unifies features.
     let built = build::run(&build::Args {})?;
     if built != ExitCode::SUCCESS {

@@ -158,6 +158,9 @@ fn problem(error: &std::io::Error) -> String {
         std::io::ErrorKind::AddrInUse => "stop the process that listens there, or choose another port",
         std::io::ErrorKind::AddrNotAvailable => "the host does not have this address",
         std::io::ErrorKind::PermissionDenied => "choose a port from 1024 on",
+        _ if error.raw_os_error() == Some(libc::EAFNOSUPPORT) => {
+            "add AF_INET and AF_INET6 to RestrictAddressFamilies= in the systemd unit"
+        }
         _ => return error.to_string(),
     };
     format!("{error}: {help}")

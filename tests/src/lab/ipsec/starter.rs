@@ -20,6 +20,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::super::{Background, Namespace, output, retry_within};
+use crate::tools;
 use super::charon::{PLUGINS, private_file};
 use super::{Charon, CharonOptions, PATIENCE, mounts};
 
@@ -41,9 +42,7 @@ pub struct Starter {
 impl Starter {
     /// The directory into which `cargo xtask setup` unpacks it.
     pub fn unpacked() -> Option<PathBuf> {
-        let absolute = |name| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-        let cache = absolute("XDG_CACHE_HOME").or_else(|| Some(absolute("HOME")?.join(".cache")))?;
-        Some(cache.join("vpnhub/tools/strongswan-starter"))
+        Some(tools::directory()?.join("strongswan-starter"))
     }
 
     /// A sentence with what is missing to run one; `None` if nothing is.
