@@ -106,7 +106,8 @@ impl Reader {
                 ensure!(is_name(name, true), "not a name");
                 ensure!(self.seen.insert(name.to_owned()), "the family appears twice");
                 ensure!(!rest.is_empty() && unescape(rest, false).is_some(), "no help text, or an unknown escape");
-                let family = MetricFamily { name: name.to_owned(), kind: String::new(), help: rest.to_owned(), unit: None };
+                let family =
+                    MetricFamily { name: name.to_owned(), kind: String::new(), help: rest.to_owned(), unit: None };
                 self.exposition.families.push(family);
                 self.state = State::Help;
             }

@@ -8,19 +8,15 @@ use hub_common::maps::{UNATTRIBUTED, VPC};
 
 use super::{edge::Edge, host::Host, world::World};
 use crate::{
-    config::{
-        Config,
-        model::{Connection, SelectorSource},
-    },
+    config::model::{Connection, SelectorSource},
     connection::state::{State, States},
-    datapath::{CounterReader, Counters, Dataplane, OwnCounts, SavedCounts},
+    datapath::{CounterReader, Counters, DatapathError, Dataplane, OwnCounts, SavedCounts},
     health::{HealthReport, ProbeCounts},
     ipsec::{
         effective::mark,
         vici::{driver::Driver, table::Tunnel, tunnels::Tunnels},
-        xfrm::follow::Policies,
+        xfrm::{follow::Policies, table::SaMatch},
     },
-    kernel::netlink::HostState,
     observe::metrics::{ConnectionScrape, GroupScrape, HealthScrape, IkeScrape, ProcessScrape, QuotaScrape, Scrape},
     routing::rib::{Members, Rib, active},
 };
@@ -28,25 +24,32 @@ use crate::{
 /// Maximum number of shares in a scrape: they have 80 to 120 bytes each.
 const MOST_SHARES: usize = 100_000;
 
-/// The agent's state for a scrape.
+/// The agent's state for a scrape. Holds none of the agent's large shared values for long: a change would copy them.
 pub struct MetricsSnapshot {
-    config: Arc<Config>,
     rib: Arc<Rib>,
     states: Arc<States>,
     tunnels: Arc<Tunnels>,
     policies: Arc<Policies>,
-    host: HostState,
     reader: CounterReader,
     saved: Arc<Mutex<SavedCounts>>,
-    /// In the order of the configuration.
+    /// By name.
     connections: Vec<ConnectionState>,
-    /// Of earlier versions.
-    vpc: Counters,
+    /// Counters of earlier versions; `None` without a VPC.
+    vpc: Option<Counters>,
     unattributed: Counters,
+    /// Of the files and of the store.
+    routes: [usize; 2],
+    max_connections: usize,
+    set_aside: usize,
 }
 
-/// The state of a connection that changes in place.
+/// The state of a connection.
 struct ConnectionState {
+    name: String,
+    is_admin_up: bool,
+    is_up: bool,
+    has_check: bool,
+    sas: SaOrigin,
     slot: Option<u32>,
     /// Counters of earlier versions.
     earlier: Counters,
@@ -55,14 +58,35 @@ struct ConnectionState {
     health: Option<HealthReport>,
 }
 
+/// Where a connection's SAs come from.
+enum SaOrigin {
+    /// It has none that the agent knows.
+    None,
+    /// From the agent's strongSwan.
+    Ike,
+    /// From another process, in the kernel.
+    Kernel(Option<SaMatch>),
+}
+
 impl MetricsSnapshot {
     /// Takes the current state.
     pub(super) fn take(world: &World, edge: &Edge<Dataplane, Host, Driver>) -> Result<Self> {
         let Edge { datapath, kernel, .. } = edge;
-        let state = |name: &String| {
+        let config = &world.config;
+        let state = |(name, connection): (&String, &Connection)| {
             let slot = world.ids.policy.connections.get(name);
             let (probes, health) = kernel.prober.counts(name);
+            let sas = match (&connection.ipsec, connection.selectors) {
+                (Some(_), _) => SaOrigin::Ike,
+                (None, SelectorSource::Xfrm) => SaOrigin::Kernel(mark(config, connection, &world.host)),
+                (None, _) => SaOrigin::None,
+            };
             ConnectionState {
+                name: name.clone(),
+                is_admin_up: connection.enabled,
+                is_up: world.states.get(name) == Some(&State::Up),
+                has_check: connection.health_check.is_some(),
+                sas,
                 slot,
                 earlier: slot.map(|slot| datapath.earlier(slot)).unwrap_or_default(),
                 changes: world.liveness.get(name).map_or(0, |entry| entry.changes),
@@ -70,18 +94,20 @@ impl MetricsSnapshot {
                 health,
             }
         };
+        let of_files = config.provenance.routes_of_files().min(config.routes.len());
         Ok(Self {
-            config: Arc::clone(&world.config),
             rib: Arc::clone(&world.rib),
             states: Arc::clone(&world.states),
             tunnels: Arc::clone(&world.tunnels),
             policies: Arc::clone(&world.policies),
-            host: world.host.clone(),
             reader: datapath.reader().context("the datapath has no counters")?,
             saved: datapath.saved_counts(),
-            connections: world.config.connections.keys().map(state).collect(),
-            vpc: datapath.earlier(VPC),
+            connections: config.connections.iter().map(state).collect(),
+            vpc: config.vpc.as_ref().map(|_| datapath.earlier(VPC)),
             unattributed: datapath.earlier(UNATTRIBUTED),
+            routes: [of_files, config.routes.len() - of_files],
+            max_connections: config.gateway.max_connections,
+            set_aside: config.provenance.set_aside.len(),
         })
     }
 
@@ -90,61 +116,55 @@ impl MetricsSnapshot {
     /// # Errors
     /// When the program's counters cannot be read.
     pub fn scrape(self, last_reload_success: bool) -> Result<Scrape> {
-        let own = |((name, _), state): ((&String, _), &ConnectionState)| OwnCounts {
-            rekeys: self.tunnels.tunnels.get(name).map_or(0, |tunnel| tunnel.rekeys),
-            probes_sent: state.probes.sent,
-            probes_lost: state.probes.lost,
-        };
-        let mut counts: Vec<OwnCounts> = self.config.connections.iter().zip(&self.connections).map(own).collect();
-        let names = self.config.connections.keys().map(String::as_str);
-        self.saved.lock().unwrap_or_else(PoisonError::into_inner).total(names.zip(&mut counts));
+        let Self { rib, states, tunnels, policies, reader, saved, connections, vpc, unattributed, .. } = self;
+        let (groups, omitted_shares) = groups(&rib, &states, MOST_SHARES);
+        drop((rib, states));
 
-        let mut connections = Vec::with_capacity(self.connections.len());
-        for (((name, connection), state), own) in self.config.connections.iter().zip(&self.connections).zip(counts) {
-            let counters = state.slot.map_or(Ok(Counters::default()), |slot| self.reader.read(slot))?;
-            let tunnel = self.tunnels.tunnels.get(name).map(|tunnel| &**tunnel);
-            connections.push(ConnectionScrape {
-                name: name.clone(),
-                is_up: self.states.get(name) == Some(&State::Up),
-                is_admin_up: connection.enabled,
+        let tunnel = |name: &str| tunnels.tunnels.get(name).map(|tunnel| &**tunnel);
+        let own = |ConnectionState { name, probes, .. }: &ConnectionState| OwnCounts {
+            rekeys: tunnel(name).map_or(0, |tunnel| tunnel.rekeys),
+            probes_sent: probes.sent,
+            probes_lost: probes.lost,
+        };
+        let mut counts: Vec<OwnCounts> = connections.iter().map(own).collect();
+        let names = connections.iter().map(|state| state.name.as_str());
+        saved.lock().unwrap_or_else(PoisonError::into_inner).total(names.zip(&mut counts));
+
+        let used = connections.len();
+        let scraped = connections.into_iter().zip(counts).map(|(state, own)| {
+            let counters = state.slot.map_or(Ok(Counters::default()), |slot| reader.read(slot))?;
+            let tunnel = tunnel(&state.name);
+            let of_kernel = |mark: Option<SaMatch>| Some(policies.table.as_ref()?.inbound(&mark?).len());
+            let ike = IkeScrape { is_up: is_established(tunnel), rekeys: own.rekeys };
+            Ok(ConnectionScrape {
+                is_up: state.is_up,
+                is_admin_up: state.is_admin_up,
                 state_changes: state.changes,
                 counters: counters + state.earlier,
-                child_sas: self.child_sas(connection, tunnel),
-                ike: connection.ipsec.as_ref().map(|_| IkeScrape { is_up: is_established(tunnel), rekeys: own.rekeys }),
-                health: connection.health_check.map(|_| health(state.health.as_ref(), own)),
-            });
-        }
-        let (groups, omitted_shares) = groups(&self.rib, &self.states, MOST_SHARES);
-        let (routes, of_files) = (self.config.routes.len(), self.config.provenance.routes_of_files());
-        let of_files = of_files.min(routes);
-        let vpc = self.config.vpc.as_ref().map(|_| self.reader.read(VPC)).transpose()?;
+                child_sas: match state.sas {
+                    SaOrigin::None => None,
+                    SaOrigin::Ike => Some(tunnel.map_or(0, |tunnel| tunnel.children.len())),
+                    SaOrigin::Kernel(mark) => Some(of_kernel(mark).unwrap_or(0)),
+                },
+                ike: matches!(state.sas, SaOrigin::Ike).then_some(ike),
+                health: state.has_check.then(|| health(state.health.as_ref(), own)),
+                name: state.name,
+            })
+        });
+        let connections = scraped.collect::<Result<_>>()?;
+        let [of_files, of_store] = self.routes;
         Ok(Scrape {
             connections,
-            vpc: vpc.map(|counters| counters + self.vpc),
-            unattributed: self.reader.read(UNATTRIBUTED)? + self.unattributed,
+            vpc: vpc.map(|earlier| Ok::<_, DatapathError>(reader.read(VPC)? + earlier)).transpose()?,
+            unattributed: reader.read(UNATTRIBUTED)? + unattributed,
             groups,
             omitted_shares,
-            routes: vec![("file", of_files), ("store", routes - of_files)],
-            quotas: vec![QuotaScrape {
-                name: "connections",
-                used: self.config.connections.len(),
-                limit: self.config.gateway.max_connections,
-            }],
-            set_aside: self.config.provenance.set_aside.len(),
+            routes: vec![("file", of_files), ("store", of_store)],
+            quotas: vec![QuotaScrape { name: "connections", used, limit: self.max_connections }],
+            set_aside: self.set_aside,
             last_reload_success,
             process: ProcessScrape::read(),
         })
-    }
-
-    fn child_sas(&self, connection: &Connection, tunnel: Option<&Tunnel>) -> Option<usize> {
-        if connection.ipsec.is_some() {
-            return Some(tunnel.map_or(0, |tunnel| tunnel.children.len()));
-        }
-        if connection.selectors != SelectorSource::Xfrm {
-            return None;
-        }
-        let found = self.policies.table.as_deref().zip(mark(&self.config, connection, &self.host));
-        Some(found.map_or(0, |(table, mark)| table.inbound(&mark).len()))
     }
 }
 
@@ -186,4 +206,64 @@ fn groups(rib: &Rib, states: &States, most: usize) -> (Vec<GroupScrape>, usize) 
         groups.push(GroupScrape { shares: idle, destinations: own });
     }
     (groups, omitted)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Write as _;
+
+    use super::*;
+    use crate::{config, kernel::netlink::HostState};
+
+    /// Routes of two connections to the first `shared` of three destinations, and of one to the others.
+    fn rib(shared: usize) -> Rib {
+        let mut text = "[gateway]\nname = \"hub\"\n[customer_gateway.x]\naddress = \"198.51.100.1\"\n".to_owned();
+        for name in ["a", "b"] {
+            let _ = write!(
+                text,
+                "[connection.{name}]\ncustomer_gateway = \"x\"\ninterface = \"tun-{name}\"\n\
+                 local_cidrs = [\"0.0.0.0/0\"]\nremote_cidrs = [\"10.0.0.0/8\"]\n"
+            );
+        }
+        for number in 0..3 {
+            for name in if number < shared { &["a", "b"][..] } else { &["a"] } {
+                let weight = if *name == "a" { 75 } else { 25 };
+                let _ = write!(
+                    text,
+                    "[[route]]\ndestination = \"10.{number}.0.0/16\"\nnext_hop = \"{name}\"\nweight = {weight}\n"
+                );
+            }
+        }
+        let (config, _) = config::parse(&text).expect("it is right");
+        Rib::build(&config, &HostState::default())
+    }
+
+    /// Destinations, next hops and shares in percent.
+    fn listed(groups: &[GroupScrape]) -> Vec<String> {
+        let lines = groups.iter().flat_map(|group| {
+            group.destinations.iter().flat_map(|destination| {
+                group.shares.iter().map(move |(name, share)| format!("{destination} {name} {:.0}", share * 100.0))
+            })
+        });
+        lines.collect()
+    }
+
+    #[test]
+    fn shares_are_those_of_destinations_with_several_next_hops() {
+        let states = |b| States::from([("a".to_owned(), State::Up), ("b".to_owned(), b)]);
+        let (groups, omitted) = super::groups(&rib(2), &states(State::Up), 100);
+        let expected = ["10.0.0.0/16 a 75", "10.0.0.0/16 b 25", "10.1.0.0/16 a 75", "10.1.0.0/16 b 25"];
+        assert_eq!((listed(&groups), omitted), (expected.map(str::to_owned).to_vec(), 0));
+        let (groups, _) = super::groups(&rib(1), &states(State::Down), 100);
+        assert_eq!(listed(&groups), ["10.0.0.0/16 a 100", "10.0.0.0/16 b 0"]);
+    }
+
+    #[test]
+    fn shares_above_the_limit_are_counted() {
+        let states = States::new();
+        for (most, count, omitted) in [(6, 6, 0), (5, 4, 2), (4, 4, 2), (1, 0, 6), (0, 0, 6)] {
+            let (groups, left) = super::groups(&rib(3), &states, most);
+            assert_eq!((listed(&groups).len(), left), (count, omitted), "{most}");
+        }
+    }
 }

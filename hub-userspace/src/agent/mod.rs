@@ -44,4 +44,6 @@ mod warnings;
 mod watchdog;
 pub mod world;
 
-pub use self::{event::Transition, main_loop::Agent, metrics::MetricsSnapshot, request::Request, snapshot::Snapshot, world::RETRY};
+pub use self::{
+    event::Transition, main_loop::Agent, metrics::MetricsSnapshot, request::Request, snapshot::Snapshot, world::RETRY,
+};

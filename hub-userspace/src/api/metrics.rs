@@ -73,10 +73,8 @@ impl MetricsListener {
 
     /// Serves metrics at the configured address, and follows it, until the agent ends.
     pub fn serve(&self, address: watch::Receiver<Option<SocketAddr>>, state: AppState) {
-        let router = Router::new()
-            .route("/metrics", get(answer).fallback(not_allowed))
-            .fallback(not_found)
-            .with_state(state);
+        let router =
+            Router::new().route("/metrics", get(answer).fallback(not_allowed)).fallback(not_found).with_state(state);
         tokio::spawn(follow(self.clone(), address, router));
     }
 }
@@ -193,11 +191,11 @@ async fn admit(stream: TcpStream, connections: &Arc<Connections>, permits: &Arc<
         return;
     };
     let Ok(permit) = Arc::clone(permits).acquire_owned().await else { return };
-    let talk = talk(stream, None, Arc::clone(&entry), router.clone());
+    let exchange = talk(stream, None, Arc::clone(&entry), router.clone());
     let (connections, listed) = (Arc::clone(connections), Arc::clone(&entry));
     let task = tokio::spawn(async move {
         // An error is the client's: it is too slow.
-        let _ = timeout(WITHIN, talk).await;
+        let _ = timeout(WITHIN, exchange).await;
         connections.remove(&listed);
         drop(permit);
     });

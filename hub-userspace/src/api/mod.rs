@@ -84,7 +84,11 @@ pub struct AppState {
 
 async fn status(State(state): State<AppState>) -> Response {
     let store = Some((&state.store).into());
-    respond(snapshot(&state).await.map(|snapshot| FullStatus { status: snapshot.status(), store, metrics: state.metrics.status() }))
+    respond(snapshot(&state).await.map(|snapshot| FullStatus {
+        status: snapshot.status(),
+        store,
+        metrics: state.metrics.status(),
+    }))
 }
 
 async fn snapshot(state: &AppState) -> Result<Snapshot> {

@@ -92,10 +92,10 @@ async fn admit(stream: UnixStream, connections: &Arc<Connections>, permits: &Arc
     };
     // A closed connection keeps its descriptor until its task ends.
     let Ok(permit) = Arc::clone(permits).acquire_owned().await else { return };
-    let talk = talk(stream, Some(Peer { is_root, uid }), Arc::clone(&entry), router.clone());
+    let exchange = talk(stream, Some(Peer { is_root, uid }), Arc::clone(&entry), router.clone());
     let (connections, listed) = (Arc::clone(connections), Arc::clone(&entry));
     let task = tokio::spawn(async move {
-        talk.await;
+        exchange.await;
         connections.remove(&listed);
         drop(permit);
     });

@@ -10,8 +10,8 @@ use crate::{
     api_types::{
         event::ConnectionEvent,
         status::{
-            ChildStatus, ConnectionStatus, FullStatus, IpsecStatus, MetricsStatus, Reasons, RouteStatus, RunningConnectionStatus,
-            Status, StoreStatus, Traffic, UnderlayStatus, WithoutAgent,
+            ChildStatus, ConnectionStatus, FullStatus, IpsecStatus, MetricsStatus, Reasons, RouteStatus,
+            RunningConnectionStatus, Status, StoreStatus, Traffic, UnderlayStatus, WithoutAgent,
         },
     },
     config::{Confirmation, SetAside},
@@ -79,11 +79,7 @@ fn underlays(underlays: &[UnderlayStatus]) -> String {
 
 /// Notes on why the store rejects changes and metrics are not served, on objects set aside, and on differences between the files and the
 /// configuration in force.
-fn notes_of_configuration(
-    status: &Status,
-    store: Option<&StoreStatus>,
-    metrics: Option<&MetricsStatus>,
-) -> String {
+fn notes_of_configuration(status: &Status, store: Option<&StoreStatus>, metrics: Option<&MetricsStatus>) -> String {
     let store = store.and_then(|StoreStatus { path, problem }| {
         Some(format!("store {path}: {}; changes are refused\n", problem.as_ref()?))
     });

@@ -100,8 +100,11 @@ impl Difference {
             ("dataplane.mark", was.mark != is.mark),
         ];
         let vpc = vpc(old.vpc.as_ref(), new.vpc.as_ref());
-        let settings =
-            differing(&gateway).chain(differing(&dataplane)).chain(metrics(old.metrics, new.metrics)).chain(vpc).collect();
+        let settings = differing(&gateway)
+            .chain(differing(&dataplane))
+            .chain(metrics(old.metrics, new.metrics))
+            .chain(vpc)
+            .collect();
         Self {
             settings,
             underlays: NamedDifference::between(&old.underlays, &new.underlays, |old, new| {

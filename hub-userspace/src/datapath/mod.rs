@@ -119,7 +119,15 @@ impl Dataplane {
         let mut programs = Programs::load(object, settings.lookup)?;
         let handover = Handover::new(take(programs.object(), "HANDOVER")?);
         let maps = Maps::take(programs.object(), settings, Records::default(), groups::create()?)?;
-        Ok(Self { programs, maps, handover, pins: None, attached: BTreeSet::new(), is_starting: false, saved: Arc::default() })
+        Ok(Self {
+            programs,
+            maps,
+            handover,
+            pins: None,
+            attached: BTreeSet::new(),
+            is_starting: false,
+            saved: Arc::default(),
+        })
     }
 
     /// Loads the programs into the kernel. Those of an earlier agent of this instance keep running until

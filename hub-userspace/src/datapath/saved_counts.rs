@@ -4,7 +4,7 @@
 //! killed. Without scrapes nothing is saved. The map is pinned beside the datapath and keyed by the connection's name.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     fs,
     ops::Add,
     path::{Path, PathBuf},
@@ -70,20 +70,28 @@ impl SavedCounts {
     /// connections.
     pub fn total<'a>(&mut self, counts: impl Iterator<Item = (&'a str, &'a mut OwnCounts)>) {
         self.open();
-        let mut names = BTreeSet::new();
+        let mut totals = BTreeMap::new();
         for (name, count) in counts {
             *count = *count + self.earlier.get(name).copied().unwrap_or_default();
-            names.insert(name);
-            if self.saved.get(name).copied().unwrap_or_default() != *count {
-                self.save(name, *count);
-            }
+            totals.insert(name, *count);
         }
-        self.earlier.retain(|name, _| names.contains(name.as_str()));
-        let gone: Vec<String> = self.saved.keys().filter(|name| !names.contains(name.as_str())).cloned().collect();
-        for name in gone {
-            self.saved.remove(&name);
-            if let Some(map) = &mut self.map {
-                note(map.remove(&key(&name)));
+        self.earlier.retain(|name, _| totals.contains_key(name.as_str()));
+        let Self { map: Some(map), saved, .. } = self else { return };
+        // First, so that there is room for new connections.
+        saved.retain(|name, _| {
+            let is_kept = totals.contains_key(name.as_str());
+            if !is_kept {
+                note(map.remove(&key(name)));
+            }
+            is_kept
+        });
+        for (name, total) in totals {
+            if saved.get(name).copied().unwrap_or_default() == total {
+                continue;
+            }
+            let OwnCounts { rekeys, probes_sent, probes_lost } = total;
+            if note(map.insert(key(name), [rekeys, probes_sent, probes_lost, 0], 0)) {
+                saved.insert(name.to_owned(), total);
             }
         }
     }
@@ -103,13 +111,6 @@ impl SavedCounts {
             }
             Err(error) => debug!("the next agent does not continue the counts: {error}"),
         }
-    }
-
-    fn save(&mut self, name: &str, counts: OwnCounts) {
-        let Some(map) = &mut self.map else { return };
-        let OwnCounts { rekeys, probes_sent, probes_lost } = counts;
-        note(map.insert(key(name), [rekeys, probes_sent, probes_lost, 0], 0));
-        self.saved.insert(name.to_owned(), counts);
     }
 }
 
@@ -148,8 +149,7 @@ fn read((key, [rekeys, probes_sent, probes_lost, _]): &(Name, [u64; WORDS])) -> 
     Some((name, OwnCounts { rekeys: *rekeys, probes_sent: *probes_sent, probes_lost: *probes_lost }))
 }
 
-fn note(result: Result<(), MapError>) {
-    if let Err(error) = result {
-        debug!("a count is not saved: {error}");
-    }
+/// Whether the kernel has accepted the change.
+fn note(result: Result<(), MapError>) -> bool {
+    result.inspect_err(|error| debug!("a count is not saved: {error}")).is_ok()
 }

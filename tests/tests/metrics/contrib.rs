@@ -33,14 +33,16 @@ fn expressions(value: &Value, found: &mut Vec<String>) {
 }
 
 pub fn names() {
-    let families: BTreeMap<String, &[&str]> = FAMILIES.iter().map(|family| (family.full_name(), family.labels)).collect();
+    let families: BTreeMap<String, &[&str]> =
+        FAMILIES.iter().map(|family| (family.full_name(), family.labels)).collect();
     let dashboard = fs::read_to_string(folder().join("grafana/vpnhub.json")).unwrap();
     let dashboard: Value = serde_json::from_str(&dashboard).unwrap();
     let mut used = Vec::new();
     expressions(&dashboard, &mut used);
     assert!(used.len() >= 10, "{used:?}");
     let alerts = fs::read_to_string(folder().join("prometheus/alerts.yml")).unwrap();
-    let alerts: Vec<String> = alerts.lines().filter(|line| !line.trim_start().starts_with('#')).map(str::to_owned).collect();
+    let alerts: Vec<String> =
+        alerts.lines().filter(|line| !line.trim_start().starts_with('#')).map(str::to_owned).collect();
     for text in used.iter().chain(&alerts) {
         for name in metrics(text) {
             let labels = families.get(name).unwrap_or_else(|| panic!("there is no metric {name}: {text}"));
@@ -49,7 +51,10 @@ pub fn names() {
             let selectors = after.strip_prefix('{').and_then(|rest| rest.split('}').next()).unwrap_or_default();
             for selector in selectors.split(',').filter(|selector| !selector.is_empty()) {
                 let label = selector.split(['=', '!', '~']).next().unwrap_or_default().trim();
-                assert!(labels.contains(&label) || ["job", "instance"].contains(&label), "{name} has no {label}: {text}");
+                assert!(
+                    labels.contains(&label) || ["job", "instance"].contains(&label),
+                    "{name} has no {label}: {text}"
+                );
             }
         }
     }

@@ -66,6 +66,7 @@ pub fn table() {
         (name.trim_matches('`').to_owned(), kind.to_owned())
     };
     let documented: BTreeMap<String, String> = rows.map(row).collect();
-    let expected: BTreeMap<String, String> = of_code().into_iter().map(|(name, kind)| (name, kind.to_owned())).collect();
+    let expected: BTreeMap<String, String> =
+        of_code().into_iter().map(|(name, kind)| (name, kind.to_owned())).collect();
     assert_eq!(documented, expected);
 }

@@ -184,8 +184,16 @@ pub fn negotiation() {
         "application/openmetrics-text; version=1.0.0; charset=utf-8",
         "text/plain;q=0.2, Application/OpenMetrics-Text;q=0.3",
     ];
-    let plain = ["", "*/*", "text/plain", "application/openmetrics-text;q=0", "text/html, application/json",
-        "text/plain;q=0.9, application/openmetrics-text;q=0.3", "application/openmetrics-text-2", ";;,,q=1"];
+    let plain = [
+        "",
+        "*/*",
+        "text/plain",
+        "application/openmetrics-text;q=0",
+        "text/html, application/json",
+        "text/plain;q=0.9, application/openmetrics-text;q=0.3",
+        "application/openmetrics-text-2",
+        ";;,,q=1",
+    ];
     for accept in open {
         assert_eq!(Format::preferred(accept), Format::OpenMetrics, "{accept}");
     }

@@ -3,9 +3,7 @@
 use hub_common::Reason;
 use hub_userspace::{
     datapath::Counters,
-    observe::metrics::{
-        ConnectionScrape, GroupScrape, HealthScrape, IkeScrape, ProcessScrape, QuotaScrape, Scrape,
-    },
+    observe::metrics::{ConnectionScrape, GroupScrape, HealthScrape, IkeScrape, ProcessScrape, QuotaScrape, Scrape},
 };
 
 pub const NAMES: [&str; 3] = ["shanghai", "hangzhou.dc-1_a", "ningbo"];

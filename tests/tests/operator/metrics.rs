@@ -11,8 +11,8 @@ use std::{
 use hub_tests::{
     exposition::{Exposition, TextFormat},
     lab::{
-        Agent, AgentCommand, FrameSocket, HANGZHOU, HUB, HubConfig, NINGBO, Options, Rig, SHANGHAI, Site, VPC, VPC_SIDE,
-        World, agent_binary, retry,
+        Agent, AgentCommand, FrameSocket, HANGZHOU, HUB, HubConfig, NINGBO, Options, Rig, SHANGHAI, Site, VPC,
+        VPC_SIDE, World, agent_binary, retry,
     },
     packet::{Packet, View, number},
 };
@@ -119,9 +119,9 @@ impl Wire {
     }
 
     fn wait_for(&self, port: u16) {
-        let found = self.socket.find(WAIT, |frame| {
-            View::ethernet(frame).ok().and_then(|view| view.ports()) == Some((port, port))
-        });
+        let found = self
+            .socket
+            .find(WAIT, |frame| View::ethernet(frame).ok().and_then(|view| view.ports()) == Some((port, port)));
         assert!(found.unwrap().is_some(), "{port} did not arrive");
     }
 }
@@ -242,7 +242,8 @@ fn counters_go_on_after_agent_is_killed() {
     let scratch = agent.kill().unwrap();
     let agent = AgentCommand::new(agent_binary()).start_in(&world[HUB], scratch).unwrap();
     let after = scrape(&world, PORT);
-    let counters = before.families.iter().filter(|family| family.kind == "counter" && family.name.starts_with("vpnhub"));
+    let counters =
+        before.families.iter().filter(|family| family.kind == "counter" && family.name.starts_with("vpnhub"));
     for family in counters {
         for (labels, value) in before.of(&family.name) {
             let labels: Vec<(&str, &str)> = labels.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();

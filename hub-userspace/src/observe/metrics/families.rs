@@ -80,8 +80,10 @@ type SampleWriter = fn(&Scrape, &mut Samples<'_>) -> fmt::Result;
 pub static FAMILIES: [Family; 38] = [
     Family {
         kind: Kind::Info,
-        ..Family::gauge("vpnhub_build", "Version of the agent.", |_, out| out.info(&[("version", env!("CARGO_PKG_VERSION"))]))
-            .by(&["version"])
+        ..Family::gauge("vpnhub_build", "Version of the agent.", |_, out| {
+            out.info(&[("version", env!("CARGO_PKG_VERSION"))])
+        })
+        .by(&["version"])
     },
     Family::gauge("vpnhub_connection_up", "1 if the connection is up: negotiated and healthy.", |scrape, out| {
         each(scrape, |found| out.gauge(&found.label(), found.is_up.into()))
@@ -95,9 +97,11 @@ pub static FAMILIES: [Family; 38] = [
         each(scrape, |found| out.count(&found.label(), found.state_changes))
     })
     .of_connection(),
-    Family::counter("vpnhub_receive_packets", "Packets from the connection that its selectors allow.", |scrape, out| {
-        each(scrape, |found| out.count(&found.label(), found.counters.rx_packets))
-    })
+    Family::counter(
+        "vpnhub_receive_packets",
+        "Packets from the connection that its selectors allow.",
+        |scrape, out| each(scrape, |found| out.count(&found.label(), found.counters.rx_packets)),
+    )
     .of_connection(),
     Family::counter("vpnhub_receive", "Bytes of these packets, without link headers.", |scrape, out| {
         each(scrape, |found| out.count(&found.label(), found.counters.rx_bytes))
@@ -114,16 +118,22 @@ pub static FAMILIES: [Family; 38] = [
     .of_connection()
     .in_unit(&BYTES),
     Family::counter("vpnhub_drops", "Packets from the connection that were dropped.", |scrape, out| {
-        each(scrape, |found| by_reason(&found.counters, true, |reason, count| out.count(&[found.label()[0], reason], count)))
+        each(scrape, |found| {
+            by_reason(&found.counters, true, |reason, count| out.count(&[found.label()[0], reason], count))
+        })
     })
     .by(&["connection", "reason"]),
     Family::counter("vpnhub_passes", "Packets from the connection that were left to the kernel.", |scrape, out| {
-        each(scrape, |found| by_reason(&found.counters, false, |reason, count| out.count(&[found.label()[0], reason], count)))
+        each(scrape, |found| {
+            by_reason(&found.counters, false, |reason, count| out.count(&[found.label()[0], reason], count))
+        })
     })
     .by(&["connection", "reason"]),
-    Family::counter("vpnhub_vpc_receive_packets", "Packets from the VPC that were forwarded or left to the kernel.", |scrape, out| {
-        scrape.vpc.iter().try_for_each(|vpc| out.count(&[], vpc.rx_packets))
-    }),
+    Family::counter(
+        "vpnhub_vpc_receive_packets",
+        "Packets from the VPC that were forwarded or left to the kernel.",
+        |scrape, out| scrape.vpc.iter().try_for_each(|vpc| out.count(&[], vpc.rx_packets)),
+    ),
     Family::counter("vpnhub_vpc_receive", "Bytes of these packets, without link headers.", |scrape, out| {
         scrape.vpc.iter().try_for_each(|vpc| out.count(&[], vpc.rx_bytes))
     })
@@ -143,13 +153,17 @@ pub static FAMILIES: [Family; 38] = [
         scrape.vpc.iter().try_for_each(|vpc| by_reason(vpc, false, |reason, count| out.count(&[reason], count)))
     })
     .by(&["reason"]),
-    Family::counter("vpnhub_unattributed_drops", "Dropped packets of unknown origin, such as malformed ones.", |scrape, out| {
-        by_reason(&scrape.unattributed, true, |reason, count| out.count(&[reason], count))
-    })
+    Family::counter(
+        "vpnhub_unattributed_drops",
+        "Dropped packets of unknown origin, such as malformed ones.",
+        |scrape, out| by_reason(&scrape.unattributed, true, |reason, count| out.count(&[reason], count)),
+    )
     .by(&["reason"]),
-    Family::counter("vpnhub_unattributed_passes", "Packets of unknown origin that were left to the kernel.", |scrape, out| {
-        by_reason(&scrape.unattributed, false, |reason, count| out.count(&[reason], count))
-    })
+    Family::counter(
+        "vpnhub_unattributed_passes",
+        "Packets of unknown origin that were left to the kernel.",
+        |scrape, out| by_reason(&scrape.unattributed, false, |reason, count| out.count(&[reason], count)),
+    )
     .by(&["reason"]),
     Family::gauge(
         "vpnhub_route_share",
@@ -157,9 +171,11 @@ pub static FAMILIES: [Family; 38] = [
         shares,
     )
     .by(&["destination", "next_hop"]),
-    Family::gauge("vpnhub_route_shares_omitted", "Number of shares that are not listed, because there are too many.", |scrape, out| {
-        out.gauge(&[], scrape.omitted_shares as u64)
-    }),
+    Family::gauge(
+        "vpnhub_route_shares_omitted",
+        "Number of shares that are not listed, because there are too many.",
+        |scrape, out| out.gauge(&[], scrape.omitted_shares as u64),
+    ),
     Family::gauge("vpnhub_routes", "Number of destination routes.", |scrape, out| {
         scrape.routes.iter().try_for_each(|(origin, count)| out.gauge(&[("origin", origin)], *count as u64))
     })
@@ -178,13 +194,21 @@ pub static FAMILIES: [Family; 38] = [
     .of_connection(),
     Family::gauge("vpnhub_health_up", "1 if the health check passes, 0.5 if degraded, 0 otherwise.", |scrape, out| {
         let value = |is_healthy| if is_healthy { 1.0 } else { 0.0 };
-        each(scrape, |found| found.health.iter().try_for_each(|health| out.real(&found.label(), value(health.is_healthy))))
+        each(scrape, |found| {
+            found.health.iter().try_for_each(|health| out.real(&found.label(), value(health.is_healthy)))
+        })
     })
     .of_connection(),
-    Family::gauge("vpnhub_health_round_trip", "Round-trip time of the last probe; NaN while the check does not pass.", |scrape, out| {
-        let time = |round_trip: Option<f64>| round_trip.unwrap_or(f64::NAN);
-        each(scrape, |found| found.health.iter().try_for_each(|health| out.real(&found.label(), time(health.round_trip))))
-    })
+    Family::gauge(
+        "vpnhub_health_round_trip",
+        "Round-trip time of the last probe; NaN while the check does not pass.",
+        |scrape, out| {
+            let time = |round_trip: Option<f64>| round_trip.unwrap_or(f64::NAN);
+            each(scrape, |found| {
+                found.health.iter().try_for_each(|health| out.real(&found.label(), time(health.round_trip)))
+            })
+        },
+    )
     .of_connection()
     .in_unit(&SECONDS),
     Family::counter("vpnhub_health_probes_sent", "Probes sent by the health check.", |scrape, out| {
@@ -203,12 +227,16 @@ pub static FAMILIES: [Family; 38] = [
         scrape.quotas.iter().try_for_each(|quota| out.gauge(&[("quota", quota.name)], quota.limit as u64))
     })
     .by(&["quota"]),
-    Family::gauge("vpnhub_objects_set_aside", "Number of objects of the store that are not in force.", |scrape, out| {
-        out.gauge(&[], scrape.set_aside as u64)
-    }),
-    Family::gauge("vpnhub_config_last_reload_success", "1 if the last reload succeeded, or there was none.", |scrape, out| {
-        out.gauge(&[], scrape.last_reload_success.into())
-    }),
+    Family::gauge(
+        "vpnhub_objects_set_aside",
+        "Number of objects of the store that are not in force.",
+        |scrape, out| out.gauge(&[], scrape.set_aside as u64),
+    ),
+    Family::gauge(
+        "vpnhub_config_last_reload_success",
+        "1 if the last reload succeeded, or there was none.",
+        |scrape, out| out.gauge(&[], scrape.last_reload_success.into()),
+    ),
     Family::counter("process_cpu", "User and system CPU time of the agent.", |scrape, out| {
         process(scrape, |process| out.real_count(&[], process.cpu_seconds))
     })
@@ -248,11 +276,7 @@ fn process(scrape: &Scrape, write: impl FnOnce(&ProcessScrape) -> fmt::Result) -
 }
 
 /// All reasons for drops, or for passes, zeros included: a series that begins above zero hides its first increase.
-fn by_reason(
-    counters: &Counters,
-    drops: bool,
-    mut write: impl FnMut((&str, &str), u64) -> fmt::Result,
-) -> fmt::Result {
+fn by_reason(counters: &Counters, drops: bool, mut write: impl FnMut((&str, &str), u64) -> fmt::Result) -> fmt::Result {
     let of_kind = Reason::ALL.into_iter().filter(|reason| reason.is_drop() == drops);
     of_kind.into_iter().try_for_each(|reason| write(("reason", reason.name()), counters.reasons[reason as usize]))
 }

@@ -84,6 +84,3 @@ pub struct QuotaScrape {
     pub used: usize,
     pub limit: usize,
 }
-
-#[cfg(test)]
-mod tests;

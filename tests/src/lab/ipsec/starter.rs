@@ -5,7 +5,6 @@
 //! programs on the installed ones and has a private /run. Nothing of it is installed, and any number can run side by
 //! side.
 
-use std::env;
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::UnixStream;
@@ -20,9 +19,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::super::{Background, Namespace, output, retry_within};
-use crate::tools;
 use super::charon::{PLUGINS, private_file};
 use super::{Charon, CharonOptions, PATIENCE, mounts};
+use crate::tools;
 
 /// Paths of Debian's packages strongswan-starter and strongswan-charon, the same as of installed strongSwan programs.
 const PROGRAMS: &str = "usr/lib/ipsec";

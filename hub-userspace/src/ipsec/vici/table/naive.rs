@@ -167,7 +167,11 @@ fn table_after_any_changes_equals_a_model_without_indexes() {
             for connection in CONNECTIONS {
                 let tunnel = naive.tunnel(connection);
                 // The model has no numbers of rekeyings.
-                assert_eq!(Tunnel { rekeys: 0, ..table.tunnel(connection) }, tunnel, "seed {seed}, step {step}, {connection}");
+                assert_eq!(
+                    Tunnel { rekeys: 0, ..table.tunnel(connection) },
+                    tunnel,
+                    "seed {seed}, step {step}, {connection}"
+                );
                 let before = published.insert(connection, tunnel.clone()).unwrap_or_default();
                 assert!(before == tunnel || changed.contains(connection), "seed {seed}, step {step}, {connection}");
             }
