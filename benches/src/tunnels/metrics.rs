@@ -29,7 +29,7 @@ const SCRAPE: Limits = [(100, 50.0), (1_000, 50.0), (4_000, 200.0)];
 
 pub fn measure(common: &Common, count: u32, runs: u32, results: &mut Results) -> Result<()> {
     let case: [(&str, Value); 2] = [("connections", count.into()), ("routes", ROUTES.into())];
-    let world = interfaces::world(1)?;
+    let world = interfaces::world(2)?;
     let running = Running::start(&common.agent()?, &world[HUB], &config(common, count))?;
     running.rest()?;
     let (mut times, mut size) = (Vec::new(), 0);
@@ -46,7 +46,7 @@ pub fn measure(common: &Common, count: u32, runs: u32, results: &mut Results) ->
     Ok(())
 }
 
-/// All connections on one interface. Two of them lead to each destination.
+/// All connections on two interfaces. One of each leads to each destination.
 fn config(common: &Common, count: u32) -> String {
     let mut text = super::with_quota(&testbed::config(common, [], false), count);
     let pairs = count / 2;
@@ -58,8 +58,9 @@ fn config(common: &Common, count: u32) -> String {
         for number in [2 * pair, 2 * pair + 1] {
             write!(
                 text,
-                "[connection.site-{number}]\ncustomer_gateway = \"g{pair}\"\ninterface = \"s0\"\n\
-                 local_cidrs = [\"0.0.0.0/0\"]\nremote_cidrs = [\"{prefix}/20\"]\n"
+                "[connection.site-{number}]\ncustomer_gateway = \"g{pair}\"\ninterface = \"s{}\"\n\
+                 local_cidrs = [\"0.0.0.0/0\"]\nremote_cidrs = [\"{prefix}/20\"]\n",
+                number % 2
             )
             .expect("a string takes all");
         }
