@@ -251,19 +251,19 @@ mod tests {
     #[test]
     fn shares_are_those_of_destinations_with_several_next_hops() {
         let states = |b| States::from([("a".to_owned(), State::Up), ("b".to_owned(), b)]);
-        let (groups, omitted) = super::groups(&rib(2), &states(State::Up), 100);
+        let (found, omitted) = groups(&rib(2), &states(State::Up), 100);
         let expected = ["10.0.0.0/16 a 75", "10.0.0.0/16 b 25", "10.1.0.0/16 a 75", "10.1.0.0/16 b 25"];
-        assert_eq!((listed(&groups), omitted), (expected.map(str::to_owned).to_vec(), 0));
-        let (groups, _) = super::groups(&rib(1), &states(State::Down), 100);
-        assert_eq!(listed(&groups), ["10.0.0.0/16 a 100", "10.0.0.0/16 b 0"]);
+        assert_eq!((listed(&found), omitted), (expected.map(str::to_owned).to_vec(), 0));
+        let (found, _) = groups(&rib(1), &states(State::Down), 100);
+        assert_eq!(listed(&found), ["10.0.0.0/16 a 100", "10.0.0.0/16 b 0"]);
     }
 
     #[test]
     fn shares_above_the_limit_are_counted() {
         let states = States::new();
         for (most, count, omitted) in [(6, 6, 0), (5, 4, 2), (4, 4, 2), (1, 0, 6), (0, 0, 6)] {
-            let (groups, left) = super::groups(&rib(3), &states, most);
-            assert_eq!((listed(&groups).len(), left), (count, omitted), "{most}");
+            let (found, left) = groups(&rib(3), &states, most);
+            assert_eq!((listed(&found).len(), left), (count, omitted), "{most}");
         }
     }
 }

@@ -11,6 +11,11 @@ use prometheus_client::{
 
 use super::{FAMILIES, Scrape};
 
+/// Usual sizes of the text's parts: growing a text of megabytes would copy it several times.
+const BASE_BYTES: usize = 16 << 10;
+const CONNECTION_BYTES: usize = 3 << 10;
+const SHARE_BYTES: usize = 96;
+
 /// Text formats.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
@@ -47,9 +52,11 @@ impl Format {
 
 /// The text of a scrape.
 pub fn encode(scrape: Scrape, format: Format) -> String {
+    let shares: usize = scrape.groups.iter().map(|group| group.destinations.len() * group.shares.len()).sum();
+    let size = BASE_BYTES + scrape.connections.len() * CONNECTION_BYTES + shares * SHARE_BYTES;
     let mut registry = Registry::default();
     registry.register_collector(Box::new(ScrapeCollector(scrape)));
-    let mut text = String::new();
+    let mut text = String::with_capacity(size);
     let written = match format {
         Format::Prometheus => prometheus_text::encode(&mut text, &registry),
         Format::OpenMetrics => text::encode(&mut text, &registry),
