@@ -45,7 +45,7 @@ const WITHIN: Duration = Duration::from_secs(60);
 const RETRY: Duration = Duration::from_secs(5);
 /// Answer when there are too many connections.
 const BUSY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: text/plain; charset=utf-8\r\n\
-    connection: close\r\ncontent-length: 41\r\n\r\ntoo many open connections: try again later";
+    connection: close\r\ncontent-length: 42\r\n\r\ntoo many open connections: try again later";
 
 /// One scrape at a time: it bounds the load of the agent's loop, and saved counts never go back.
 #[derive(Clone)]
@@ -157,7 +157,7 @@ fn problem(error: &std::io::Error) -> String {
         std::io::ErrorKind::AddrNotAvailable => "the host does not have this address",
         std::io::ErrorKind::PermissionDenied => "choose a port from 1024 on",
         _ if error.raw_os_error() == Some(libc::EAFNOSUPPORT) => {
-            "add AF_INET and AF_INET6 to RestrictAddressFamilies= in the systemd unit"
+            "add RestrictAddressFamilies=AF_INET AF_INET6 to the systemd unit and restart it"
         }
         _ => return error.to_string(),
     };
