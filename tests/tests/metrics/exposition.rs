@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use hub_common::Reason;
 use hub_tests::exposition::{Exposition, TextFormat};
-use hub_userspace::observe::metrics::{FAMILIES, Format, Kind, Scrape, encode};
+use hub_userspace::observe::metrics::{FAMILIES, Family, Format, Kind, Scrape, encode};
 
 use crate::numbers::{NAMES, count, scrape};
 
@@ -21,7 +21,7 @@ fn prometheus(scrape: Scrape) -> Exposition {
 pub fn every_series() {
     let text = prometheus(scrape());
     let names: Vec<String> = text.families.iter().map(|family| family.name.clone()).collect();
-    assert_eq!(names, FAMILIES.each_ref().map(|family| family.full_name()));
+    assert_eq!(names, FAMILIES.each_ref().map(Family::full_name));
     for (read, family) in text.families.iter().zip(&FAMILIES) {
         let kind = if family.kind == Kind::Counter { "counter" } else { "gauge" };
         assert_eq!((read.kind.as_str(), read.help.as_str()), (kind, family.help));

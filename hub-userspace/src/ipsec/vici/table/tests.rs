@@ -99,7 +99,7 @@ fn rekeying_is_never_reported_as_down() {
 }
 
 #[test]
-fn each_rekeying_counts_once_in_any_order_of_events() {
+fn each_rekeying_counts_once_in_any_order_and_outlives_its_sas() {
     let ike_rekeyed = |old, new| SaChange::IkeRekeyed { old, new: ike(new) };
     let cases = [
         ("none", vec![up(1, 1), down(1), up(1, 2)], 0),
@@ -113,7 +113,6 @@ fn each_rekeying_counts_once_in_any_order_of_events() {
         let mut table = SaTable::default();
         changes.into_iter().for_each(|change| table.apply(change));
         assert_eq!(table.tunnel("a").rekeys, expected, "{case}");
-        // They outlive the SAs.
         table.replace(Vec::new());
         table.clear();
         assert_eq!(table.tunnel("a").rekeys, expected, "{case}");
