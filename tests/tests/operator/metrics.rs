@@ -130,6 +130,8 @@ fn counters_equal_status_and_the_packets_sent() {
     const GOOD: u64 = 20;
     const SPOOFED: u64 = 7;
     const LAST: u16 = 4999;
+    // IPv4, TCP and the payload.
+    const BYTES: u64 = 20 + 20 + 32;
     let rig = start();
     rig.warm_up(&SITES).unwrap();
     let (shanghai, vpc) = (Wire::open(&rig.world, &SHANGHAI), VPC.host4);
@@ -148,8 +150,6 @@ fn counters_equal_status_and_the_packets_sent() {
     let second = scrape(&rig.world, PORT);
 
     let since = |name: &str, labels: &[(&str, &str)]| count(&first, name, labels) - count(&before, name, labels);
-    // IPv4, TCP and the payload.
-    const BYTES: u64 = 20 + 20 + 32;
     assert_eq!(since("vpnhub_receive_packets_total", &[("connection", "shanghai")]), GOOD);
     assert_eq!(since("vpnhub_receive_bytes_total", &[("connection", "shanghai")]), GOOD * BYTES);
     assert_eq!(since("vpnhub_transmit_packets_total", &[("connection", "ningbo")]), GOOD);
@@ -165,7 +165,9 @@ fn counters_equal_status_and_the_packets_sent() {
     };
     for connection in status["connections"].as_array().unwrap() {
         let label = ("connection", connection["name"].as_str().unwrap());
-        COUNTERS.iter().for_each(|(metric, key)| between(metric, &[label], &connection[*key]));
+        for (metric, key) in COUNTERS {
+            between(metric, &[label], &connection[key]);
+        }
         between("vpnhub_connection_state_changes_total", &[label], &connection["state_changes"]);
         for (metric, key) in [("vpnhub_drops_total", "drops"), ("vpnhub_passes_total", "passes")] {
             for (reason, value) in connection[key].as_object().unwrap() {

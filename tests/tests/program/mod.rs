@@ -347,6 +347,7 @@ fn inputs(world: &World) -> (Config, HostState, States) {
     let config = Config {
         gateway,
         dataplane: model::DataplaneSettings::default(),
+        metrics: None,
         vpc,
         underlays: BTreeMap::new(),
         customer_gateways: BTreeMap::from([("anybody".into(), anybody)]),

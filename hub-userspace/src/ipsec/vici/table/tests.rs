@@ -111,8 +111,9 @@ fn each_rekeying_counts_once_in_any_order_and_outlives_its_sas() {
     ];
     for (case, changes, expected) in cases {
         let mut table = SaTable::default();
-        changes.into_iter().for_each(|change| table.apply(change));
-        assert_eq!(table.tunnel("a").rekeys, expected, "{case}");
+        for change in changes {
+            table.apply(change);
+        }
         table.replace(Vec::new());
         table.clear();
         assert_eq!(table.tunnel("a").rekeys, expected, "{case}");
