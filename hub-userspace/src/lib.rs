@@ -15,6 +15,7 @@ pub mod fib;
 pub mod health;
 pub mod ipsec;
 pub mod kernel;
+pub mod observe;
 pub mod peer_config;
 pub mod policy;
 pub mod rate_limit;

@@ -1,16 +1,20 @@
 //! Code shared by the tests, the demo and `cargo xtask lab`.
 //!
 //! - [`checkout`]: finds the workspace.
+//! - [`exposition`]: a strict reader of Prometheus's text formats.
 //! - [`lab`]: worlds of network namespaces and tools that measure them: pings, transfers, probes, raw frames, the
 //!   agent.
 //! - [`model`]: the reference model, which computes a packet's correct verdict slowly.
 //! - [`packet`]: a packet builder and reader that shares no code with the hub, so that both cannot have the same bug.
 //! - [`schema`]: validates JSON against its schema.
+//! - [`tools`]: tools that are unpacked for the tests.
 //!
 //! None of them needs a built agent or kernel program.
 
 pub mod checkout;
+pub mod exposition;
 pub mod lab;
 pub mod model;
 pub mod packet;
 pub mod schema;
+pub mod tools;

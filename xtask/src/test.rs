@@ -40,6 +40,9 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     if let Err(why) = setup::bird() {
         eprintln!("tests of BGP are skipped: {why:#}");
     }
+    if let Err(why) = setup::promtool() {
+        eprintln!("tests of metrics by promtool are skipped: {why:#}");
+    }
     // The agent as it is shipped: cargo test builds no plain binaries of other packages, and unifies features.
     let built = build::run(&build::Args {})?;
     if built != ExitCode::SUCCESS {

@@ -4,6 +4,7 @@
 mod crowd;
 mod events;
 mod interfaces;
+mod metrics;
 mod player;
 mod recording;
 mod vici;
@@ -44,7 +45,7 @@ pub struct Arguments {
     /// Seconds over which the agent's load is measured
     #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..))]
     seconds: u32,
-    /// Calls of `vpnhub status`, and failovers
+    /// Calls of `vpnhub status`, scrapes, and failovers
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
     runs: u32,
     #[command(flatten)]
@@ -59,6 +60,8 @@ enum Part {
     Dead,
     /// Connections on as many interfaces, without IPsec: start, restart, stop
     Interfaces,
+    /// Scrapes of metrics, with 100,000 routes to destinations with two next hops
+    Metrics,
     /// Events of strongSwan, recorded and told of so many tunnels: idle, eight hours at speed, and failovers
     Events,
 }
@@ -90,6 +93,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
                 Part::Live => live(arguments, count, &mut results)?,
                 Part::Dead => dead(arguments, count, &mut results)?,
                 Part::Events => events::measure(arguments, count, &mut results)?,
+                Part::Metrics => metrics::measure(&arguments.common, count, arguments.runs, &mut results)?,
                 Part::Interfaces => interfaces::measure(&arguments.common, count, arguments.repeats, &mut results)?,
             }
         }

@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     future::{Future, ready},
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     path::Path,
     sync::Arc,
     time::Duration,
@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use tokio::{
-    sync::{broadcast, mpsc},
+    sync::{broadcast, mpsc, watch},
     time::{Instant, sleep_until, timeout},
 };
 use tracing::{error, info, warn};
@@ -22,6 +22,7 @@ use super::{
     event::Event,
     host::{self, Host},
     lock::{InstanceLock, SPREAD_MEMORY, old_agent_runs},
+    metrics::MetricsSnapshot,
     record::{Recorder, Recording, format::RecordingHeader},
     request::Request,
     snapshot::Snapshot,
@@ -70,6 +71,8 @@ pub struct Agent {
     verdicts: mpsc::UnboundedReceiver<health::VerdictChange>,
     settled: mpsc::UnboundedReceiver<Settled>,
     recorder: Option<Recorder>,
+    /// The address of the listener for Prometheus.
+    metrics: watch::Sender<Option<SocketAddr>>,
     _lock: InstanceLock,
 }
 
@@ -123,6 +126,7 @@ impl Agent {
             recording.begin(&RecordingHeader::new(&config, &host, &inherited, mode, clock, now), now)
         };
         let recorder = recording.map(begin).transpose()?;
+        let metrics = watch::Sender::new(listen(&config));
         let mut agent = Self {
             world: World::new(config, host.clone(), inherited, mode, clock, now),
             edge: Edge { datapath, kernel, ike, listeners: broadcast::Sender::new(EVENTS) },
@@ -133,6 +137,7 @@ impl Agent {
             verdicts,
             settled,
             recorder,
+            metrics,
             _lock: lock,
         };
         if is_running {
@@ -219,6 +224,11 @@ impl Agent {
     /// Sender of connection events, for subscribers.
     pub fn events(&self) -> broadcast::WeakSender<ConnectionEvent> {
         self.edge.listeners.downgrade()
+    }
+
+    /// The address at which to serve metrics, as configured; `None`: at none.
+    pub fn metrics_address(&self) -> watch::Receiver<Option<SocketAddr>> {
+        self.metrics.subscribe()
     }
 
     /// Serves until `shutdown`. Afterwards the datapath keeps running, unless configured to be detached.
@@ -319,6 +329,7 @@ impl Agent {
                 self.follow(Event::Health(reports));
                 drop(answer.send(Snapshot::take(&self.world, &mut self.edge)));
             }
+            Request::Metrics(answer) => drop(answer.send(MetricsSnapshot::take(&self.world, &self.edge))),
             Request::Config(answer) => drop(answer.send(Arc::clone(self.world.config()))),
             Request::ReadSecrets(answer) => {
                 self.follow(Event::Secrets);
@@ -330,9 +341,17 @@ impl Agent {
                 // The change stays in the desired state on an error and is retried.
                 let committed = self.handle(Event::Change(transition)).inspect_err(|error| warn!("{error:#}"));
                 drop(answer.send(committed.map(|()| self.edge.kernel.settlement())));
+                let config = self.world.config();
+                self.edge.kernel.prober.keep_counts(config);
+                let listen = listen(config);
+                self.metrics.send_if_modified(|address| std::mem::replace(address, listen) != listen);
             }
         }
     }
+}
+
+fn listen(config: &Config) -> Option<SocketAddr> {
+    config.metrics.map(|metrics| metrics.listen)
 }
 
 /// Next changes on the host, not before `after`.

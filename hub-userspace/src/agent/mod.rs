@@ -11,6 +11,7 @@
 //! | `host` | the production implementations of these traits |
 //! | `main_loop` | the loop |
 //! | `snapshot`, `warnings` | the data of a status |
+//! | `metrics` | the data of a scrape |
 //! | `record` | records events: `run --record` |
 //!
 //! One loop ([`Agent`]) owns all state and is the only writer. Slow work runs elsewhere: the
@@ -27,6 +28,7 @@ pub mod guard;
 mod host;
 mod lock;
 mod main_loop;
+mod metrics;
 pub mod process;
 mod record;
 mod request;
@@ -42,4 +44,6 @@ mod warnings;
 mod watchdog;
 pub mod world;
 
-pub use self::{event::Transition, main_loop::Agent, request::Request, snapshot::Snapshot, world::RETRY};
+pub use self::{
+    event::Transition, main_loop::Agent, metrics::MetricsSnapshot, request::Request, snapshot::Snapshot, world::RETRY,
+};

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use anyhow::Result;
 use tokio::sync::oneshot;
 
-use super::{effect::Settled, event::Transition, snapshot::Snapshot};
+use super::{effect::Settled, event::Transition, metrics::MetricsSnapshot, snapshot::Snapshot};
 use crate::{config::Config, fib::id_allocator::Full, ipsec::vici::driver::Renegotiated};
 
 /// A request to the agent.
 pub enum Request {
     Status(oneshot::Sender<Result<Snapshot>>),
+    Metrics(oneshot::Sender<Result<MetricsSnapshot>>),
     /// The configuration in force.
     Config(oneshot::Sender<Arc<Config>>),
     /// Checks whether the kernel program's tables have room for a change.

@@ -1,6 +1,6 @@
 //! Access control: the kernel reports the peer's credentials (`SO_PEERCRED`, unix(7)).
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use axum::{
     Extension,
@@ -12,7 +12,7 @@ use axum::{
 };
 use tokio::time::timeout;
 
-use super::{connections::ClientConnection, failure};
+use super::failure;
 
 /// Maximum size of a body in bytes: 20 times the longest useful one.
 const LARGEST_BODY: usize = 8 * 1024;
@@ -20,17 +20,15 @@ const LARGEST_BODY: usize = 8 * 1024;
 const BODY_WITHIN: Duration = Duration::from_secs(5);
 
 /// The peer of a connection.
-#[derive(Clone)]
+#[derive(Clone, Copy)]
 pub(super) struct Peer {
     pub is_root: bool,
     /// Its user ID.
     pub uid: u32,
-    pub entry: Arc<ClientConnection>,
 }
 
 /// Admits a permitted request once its body is complete.
 pub(super) async fn guard(Extension(peer): Extension<Peer>, request: Request, next: Next) -> Response {
-    peer.entry.asks();
     let is_reading = matches!(*request.method(), Method::GET | Method::HEAD);
     if !is_reading && !peer.is_root {
         return failure(StatusCode::FORBIDDEN, "only root can make changes: run as root");

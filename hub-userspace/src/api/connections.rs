@@ -1,4 +1,4 @@
-//! The control socket's connections. Their number is limited. An idle connection is closed to make room for a new
+//! The connections of a server. Their number is limited. An idle connection is closed to make room for a new
 //! one.
 
 use std::{
@@ -11,17 +11,17 @@ use std::{
 
 use tokio::task::AbortHandle;
 
-/// Maximum number of concurrent connections.
+/// Maximum number of concurrent connections of the control socket.
 pub(super) const MOST: usize = 64;
 /// Connections reserved for root, so that other users cannot lock root out.
-const FOR_ROOT: usize = 16;
+pub(super) const FOR_ROOT: usize = 16;
 
 /// Open connections, oldest first.
-#[derive(Default)]
 pub(super) struct Connections(Mutex<OpenConnection>);
 
-#[derive(Default)]
 struct OpenConnection {
+    most: usize,
+    for_root: usize,
     next: u64,
     entries: BTreeMap<u64, Arc<ClientConnection>>,
 }
@@ -57,12 +57,17 @@ impl ClientConnection {
 }
 
 impl Connections {
+    /// `most` connections, of them `for_root` for root only.
+    pub fn new(most: usize, for_root: usize) -> Self {
+        Self(Mutex::new(OpenConnection { most, for_root, next: 0, entries: BTreeMap::new() }))
+    }
+
     /// Admits a connection. At the limit, the oldest idle connection is closed; root's idle connections only for
     /// root.
     pub fn admit(&self, is_root: bool) -> Result<Arc<ClientConnection>, TooManyConnections> {
         let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let others = open.entries.values().filter(|entry| !entry.is_root).count();
-        if open.entries.len() >= MOST || (!is_root && others >= MOST - FOR_ROOT) {
+        if open.entries.len() >= open.most || (!is_root && others >= open.most - open.for_root) {
             let idle =
                 |entry: &&Arc<ClientConnection>| !entry.asks.load(Ordering::Relaxed) && (is_root || !entry.is_root);
             let oldest = open.entries.values().find(idle).map(Arc::clone).ok_or(TooManyConnections)?;
@@ -93,7 +98,7 @@ mod tests {
 
     #[test]
     fn oldest_idle_connection_is_closed_at_limit() {
-        let connections = Connections::default();
+        let connections = Connections::new(MOST, FOR_ROOT);
         let all: Vec<_> = (0..MOST).map(|_| connections.admit(true).expect("there is room")).collect();
         all[0].asks();
         for entry in &all[1..] {
@@ -105,7 +110,7 @@ mod tests {
 
     #[test]
     fn busy_connections_at_limit_reject_new_one() {
-        let connections = Connections::default();
+        let connections = Connections::new(MOST, FOR_ROOT);
         let all: Vec<_> = (0..MOST).map(|_| connections.admit(true).expect("there is room")).collect();
         for entry in &all {
             entry.asks();
@@ -117,7 +122,7 @@ mod tests {
 
     #[test]
     fn unprivileged_connections_leave_room_for_root() {
-        let connections = Connections::default();
+        let connections = Connections::new(MOST, FOR_ROOT);
         let root = connections.admit(true).expect("there is room");
         let others: Vec<_> = (0..MOST - FOR_ROOT).map(|_| connections.admit(false).expect("there is room")).collect();
         connections.admit(false).expect("an idle one of theirs ends");

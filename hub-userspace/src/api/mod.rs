@@ -1,10 +1,12 @@
-//! The control socket: HTTP and JSON over a Unix socket. The group `vpnhub` may read, only root may make changes.
+//! The control socket: HTTP and JSON over a Unix socket. The group `vpnhub` may read, only root may make changes. The
+//! metrics also have a listener on TCP.
 
 mod access;
 mod changes;
 mod client;
 mod connections;
 mod events;
+mod metrics;
 mod objects;
 mod path;
 mod peer_config;
@@ -26,13 +28,14 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 
 pub use self::{
     client::Client,
+    metrics::{MetricsListener, ScrapeLock},
     objects::{CustomerGatewayEntry, Shown},
     socket::Socket,
 };
 use crate::{
     agent::{Request, Snapshot},
     api_types::{event::ConnectionEvent, status::FullStatus},
-    config_manager::ChangeRequest,
+    config_manager::{ChangeRequest, ReloadState},
     store::WriteState,
 };
 
@@ -47,6 +50,7 @@ pub const CONFIG: &str = "/v1/config";
 pub const AUDIT: &str = "/v1/store/audit";
 pub const BACKUP: &str = "/v1/store/backup";
 pub const EVENTS: &str = "/v1/events";
+pub const METRICS: &str = "/v1/metrics";
 
 /// The answer to a request that fails.
 #[derive(Debug, Serialize, Deserialize)]
@@ -59,6 +63,7 @@ pub fn router(state: AppState) -> Router {
         .merge(objects::router())
         .route(STATUS, get(status))
         .route(EVENTS, get(events::follow))
+        .route(METRICS, get(metrics::answer))
         .route(&format!("{}/{{name}}/{{format}}", peer_config::PEER_CONFIG), get(peer_config::peer_config))
         .layer(from_fn(access::guard))
         .with_state(state)
@@ -72,11 +77,18 @@ pub struct AppState {
     /// Closed when the agent ends.
     pub events: broadcast::WeakSender<ConnectionEvent>,
     pub store: WriteState,
+    pub reloads: ReloadState,
+    pub scrapes: ScrapeLock,
+    pub metrics: MetricsListener,
 }
 
 async fn status(State(state): State<AppState>) -> Response {
     let store = Some((&state.store).into());
-    respond(snapshot(&state).await.map(|snapshot| FullStatus { status: snapshot.status(), store }))
+    respond(snapshot(&state).await.map(|snapshot| FullStatus {
+        status: snapshot.status(),
+        store,
+        metrics: state.metrics.status(),
+    }))
 }
 
 async fn snapshot(state: &AppState) -> Result<Snapshot> {

@@ -1,5 +1,5 @@
-//! The control socket's server: one request per connection, with time limits and a limited number of connections. A
-//! client can therefore neither exhaust the agent's file descriptors nor block other clients.
+//! The servers of the control socket and of the metrics: one request per connection, with time limits and a limited
+//! number of connections. A client can therefore neither exhaust the agent's file descriptors nor block other clients.
 
 use std::{
     convert::Infallible,
@@ -26,7 +26,7 @@ use tracing::warn;
 
 use super::{
     access::Peer,
-    connections::{Connections, MOST},
+    connections::{ClientConnection, Connections, FOR_ROOT, MOST},
     socket::{Socket, SocketFile},
 };
 
@@ -39,7 +39,7 @@ const LARGEST_HEAD: usize = 16 * 1024;
 /// Interval of the check that the socket file exists.
 const LOOK: Duration = Duration::from_secs(1);
 /// Pause after a failed accept.
-const PAUSE: Duration = Duration::from_millis(100);
+pub(super) const PAUSE: Duration = Duration::from_millis(100);
 /// Answer when there are too many connections.
 const BUSY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nconnection: close\r\n\
     content-length: 67\r\n\r\n{\"error\":\"too many open connections to the agent: try again later\"}";
@@ -55,7 +55,7 @@ impl Socket {
 
 /// Serves until the runtime ends.
 async fn serve(file: Arc<SocketFile>, mut listener: UnixListener, router: Router) {
-    let connections = Arc::new(Connections::default());
+    let connections = Arc::new(Connections::new(MOST, FOR_ROOT));
     let permits = Arc::new(Semaphore::new(MOST));
     let mut look = interval(LOOK);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -92,22 +92,27 @@ async fn admit(stream: UnixStream, connections: &Arc<Connections>, permits: &Arc
     };
     // A closed connection keeps its descriptor until its task ends.
     let Ok(permit) = Arc::clone(permits).acquire_owned().await else { return };
-    let peer = Peer { is_root, uid, entry: Arc::clone(&entry) };
-    let (connections, router) = (Arc::clone(connections), router.clone());
-    let listed = Arc::clone(&entry);
+    let exchange = talk(stream, Some(Peer { is_root, uid }), Arc::clone(&entry), router.clone());
+    let (connections, listed) = (Arc::clone(connections), Arc::clone(&entry));
     let task = tokio::spawn(async move {
-        talk(stream, peer, router).await;
+        exchange.await;
         connections.remove(&listed);
         drop(permit);
     });
     entry.runs_as(task.abort_handle());
 }
 
-/// One request and its answer.
-async fn talk(stream: UnixStream, peer: Peer, router: Router) {
+/// One request and its answer. `peer`: of the control socket.
+pub(super) async fn talk<S>(stream: S, peer: Option<Peer>, entry: Arc<ClientConnection>, router: Router)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let router = TowerToHyperService::new(router);
     let service = service_fn(move |mut request: Request<Incoming>| {
-        request.extensions_mut().insert(peer.clone());
+        entry.asks();
+        if let Some(peer) = peer {
+            request.extensions_mut().insert(peer);
+        }
         let answer = router.call(request);
         async move { answer.await as Result<Response<Body>, Infallible> }
     });
@@ -122,14 +127,14 @@ async fn talk(stream: UnixStream, peer: Peer, router: Router) {
 }
 
 /// A connection with a time limit on the peer's reads.
-struct TimedReader {
-    stream: UnixStream,
+struct TimedReader<S> {
+    stream: S,
     /// Expires when the peer has not read for too long; `None` while it reads.
     stalled: Option<Pin<Box<Sleep>>>,
 }
 
-impl TimedReader {
-    fn new(stream: UnixStream) -> Self {
+impl<S> TimedReader<S> {
+    fn new(stream: S) -> Self {
         Self { stream, stalled: None }
     }
 
@@ -144,7 +149,7 @@ impl TimedReader {
     }
 }
 
-impl AsyncRead for TimedReader {
+impl<S: AsyncRead + Unpin> AsyncRead for TimedReader<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -154,7 +159,7 @@ impl AsyncRead for TimedReader {
     }
 }
 
-impl AsyncWrite for TimedReader {
+impl<S: AsyncWrite + Unpin> AsyncWrite for TimedReader<S> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.stream).poll_write(context, bytes);
         self.within(polled, context)

@@ -28,7 +28,7 @@ use self::{
 };
 use crate::{
     agent::{Agent, cleanup, guard, process},
-    api::{AppState, Client, Socket, router},
+    api::{AppState, Client, MetricsListener, ScrapeLock, Socket, router},
     api_types::event::ConnectionEvent,
     config::{
         Config,
@@ -326,9 +326,18 @@ async fn serve(
     let (sender, requests) = mpsc::channel(16);
     let (orders, taken) = mpsc::channel(16);
     let manager = ConfigManager::new(start, sender.clone());
-    let store = manager.write_state();
+    let state = AppState {
+        agent: sender,
+        changes: orders.clone(),
+        events: agent.events(),
+        store: manager.write_state(),
+        reloads: manager.reload_state(),
+        scrapes: ScrapeLock::default(),
+        metrics: MetricsListener::default(),
+    };
     tokio::spawn(manager.run(taken));
-    socket.serve(router(AppState { agent: sender, changes: orders.clone(), events: agent.events(), store }));
+    state.metrics.serve(agent.metrics_address(), state.clone());
+    socket.serve(router(state));
     tokio::spawn(reload_on(hangup, orders));
     notify(&[NotifyState::Ready]);
     let shutdown = async {

@@ -10,8 +10,8 @@ use crate::{
     api_types::{
         event::ConnectionEvent,
         status::{
-            ChildStatus, ConnectionStatus, FullStatus, IpsecStatus, Reasons, RouteStatus, RunningConnectionStatus,
-            Status, StoreStatus, Traffic, UnderlayStatus, WithoutAgent,
+            ChildStatus, ConnectionStatus, FullStatus, IpsecStatus, MetricsStatus, Reasons, RouteStatus,
+            RunningConnectionStatus, Status, StoreStatus, Traffic, UnderlayStatus, WithoutAgent,
         },
     },
     config::{Confirmation, SetAside},
@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// The whole status.
-pub fn status(FullStatus { status, store }: &FullStatus) -> String {
+pub fn status(FullStatus { status, store, metrics }: &FullStatus) -> String {
     let mut connections =
         table(&["CONNECTION", "INTERFACE", "STATE", "ATTACH", "RX PKTS", "RX BYTES", "TX PKTS", "TX BYTES", "DROPS"]);
     let mut notes = Vec::new();
@@ -48,7 +48,7 @@ pub fn status(FullStatus { status, store }: &FullStatus) -> String {
         true => String::new(),
         false => format!("  to sites, from interfaces that are not attachments: {}\n", reasons(&status.strangers)),
     };
-    let notes_of_configuration = notes_of_configuration(status, store.as_ref());
+    let notes_of_configuration = notes_of_configuration(status, store.as_ref(), metrics.as_ref());
     format!(
         "gateway {}\n\n{connections}\n{notes}\n{underlays}{}\n{notes_of_configuration}dropped            {}\nleft to the kernel {}\nkernel drops       {}\n{strangers}",
         status.gateway.name,
@@ -77,11 +77,14 @@ fn underlays(underlays: &[UnderlayStatus]) -> String {
     format!("{rows}\n{notes}\n")
 }
 
-/// Notes on why the store rejects changes, on objects set aside, and on differences between the files and the
+/// Notes on why the store rejects changes and metrics are not served, on objects set aside, and on differences between the files and the
 /// configuration in force.
-fn notes_of_configuration(status: &Status, store: Option<&StoreStatus>) -> String {
+fn notes_of_configuration(status: &Status, store: Option<&StoreStatus>, metrics: Option<&MetricsStatus>) -> String {
     let store = store.and_then(|StoreStatus { path, problem }| {
         Some(format!("store {path}: {}; changes are refused\n", problem.as_ref()?))
+    });
+    let metrics = metrics.and_then(|MetricsStatus { listen, problem }| {
+        Some(format!("metrics are not served on {listen}: {}\n", problem.as_ref()?))
     });
     let set_aside = status.set_aside.iter().map(|SetAside { kind, name, reason }| {
         let kind = kind.replace('_', " ");
@@ -98,7 +101,7 @@ fn notes_of_configuration(status: &Status, store: Option<&StoreStatus>) -> Strin
             .to_owned(),
     });
     let problems = status.problems.iter().map(|problem| format!("{problem}\n"));
-    let notes: String = store.into_iter().chain(set_aside).chain(confirmation).chain(problems).collect();
+    let notes: String = store.into_iter().chain(metrics).chain(set_aside).chain(confirmation).chain(problems).collect();
     if notes.is_empty() { notes } else { notes + "\n" }
 }
 

@@ -5,18 +5,19 @@ use std::{collections::BTreeMap, fmt};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::model::{Config, Connection, Route, SelectorSource, Vpc};
+use super::model::{Config, Connection, Metrics, Route, SelectorSource, Vpc};
 
 /// Above this number, changes of one kind are counted instead of listed.
 const MOST_LISTED: usize = 3;
 /// The one key of `[dataplane]` that takes effect without a restart.
 const ON_STOP: &str = "dataplane.on_stop";
+const METRICS: &str = "metrics";
 
 /// All differences. Displays as one sentence without a full stop.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Difference {
-    /// Changed keys of `[gateway]`, `[dataplane]` and `[vpc]`, as `gateway.name`; `vpc` if the section was added or
-    /// removed.
+    /// Changed keys of `[gateway]`, `[dataplane]`, `[metrics]` and `[vpc]`, as `gateway.name`; `vpc` or `metrics` if the
+    /// section was added or removed.
     pub settings: Vec<String>,
     /// Absent in recordings of earlier versions.
     #[serde(default)]
@@ -98,8 +99,12 @@ impl Difference {
             (ON_STOP, was.on_stop != is.on_stop),
             ("dataplane.mark", was.mark != is.mark),
         ];
-        let settings =
-            differing(&gateway).chain(differing(&dataplane)).chain(vpc(old.vpc.as_ref(), new.vpc.as_ref())).collect();
+        let vpc = vpc(old.vpc.as_ref(), new.vpc.as_ref());
+        let settings = differing(&gateway)
+            .chain(differing(&dataplane))
+            .chain(metrics(old.metrics, new.metrics))
+            .chain(vpc)
+            .collect();
         Self {
             settings,
             underlays: NamedDifference::between(&old.underlays, &new.underlays, |old, new| {
@@ -122,11 +127,12 @@ impl Difference {
         self.settings.iter().map(String::as_str).find(|&key| key.starts_with("dataplane.") && key != ON_STOP)
     }
 
-    /// Whether anything that the tables or strongSwan depend on differs, other than routes. They do not depend on
-    /// underlays.
+    /// Whether anything that the tables or strongSwan depend on differs, other than routes. They depend neither on
+    /// underlays nor on the metrics.
     pub fn is_beyond_routes(&self) -> bool {
         let nothing = NamedDifference::default();
-        !self.settings.is_empty() || self.customer_gateways != nothing || self.connections != nothing
+        let is_of_metrics = |key: &String| key.split('.').next() == Some(METRICS);
+        !self.settings.iter().all(is_of_metrics) || self.customer_gateways != nothing || self.connections != nothing
     }
 }
 
@@ -147,6 +153,14 @@ impl fmt::Display for Difference {
 
 fn differing(keys: &[(&str, bool)]) -> impl Iterator<Item = String> {
     keys.iter().filter(|(_, differs)| *differs).map(|(key, _)| (*key).to_owned())
+}
+
+fn metrics(old: Option<Metrics>, new: Option<Metrics>) -> Option<String> {
+    match (old, new) {
+        (Some(old), Some(new)) => (old.listen != new.listen).then(|| format!("{METRICS}.listen")),
+        (None, None) => None,
+        _ => Some(METRICS.to_owned()),
+    }
 }
 
 fn vpc(old: Option<&Vpc>, new: Option<&Vpc>) -> Vec<String> {

@@ -1,6 +1,12 @@
 //! A configuration as far as it could be read: every value has its position, invalid values are absent.
 
-use std::{collections::HashMap, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use hub_common::mark::Mark;
 use ipnet::IpNet;
@@ -10,8 +16,8 @@ use super::{
     diagnostic::{DiagnosticReport, Located, join},
     ipsec::{IpsecDraft, StartAction},
     model::{
-        Config, Connection, CustomerGateway, DataplaneSettings, Gateway, HealthCheck, LookupKind, MssClamp, OnStop,
-        ReversePath, Route, SelectorSource, Service, Spread, Underlay, Vpc,
+        Config, Connection, CustomerGateway, DataplaneSettings, Gateway, HealthCheck, LookupKind, Metrics, MssClamp,
+        OnStop, ReversePath, Route, SelectorSource, Service, Spread, Underlay, Vpc,
     },
     provenance::{FileLine, Places, Provenance},
     section::List,
@@ -25,6 +31,7 @@ pub(super) struct Draft {
     pub include: Vec<Located<String>>,
     pub gateway: Option<GatewayDraft>,
     pub dataplane: Option<DataplaneDraft>,
+    pub metrics: Option<MetricsDraft>,
     pub vpc: Option<VpcDraft>,
     pub underlays: Vec<UnderlayDraft>,
     pub customer_gateways: Vec<CustomerGatewayDraft>,
@@ -51,6 +58,11 @@ pub(super) struct DataplaneDraft {
     pub lookup_memory: Option<Located<u32>>,
     pub on_stop: Option<Located<OnStop>>,
     pub mark: Option<Located<Mark>>,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct MetricsDraft {
+    pub listen: Option<Located<SocketAddr>>,
 }
 
 #[derive(Debug, Clone)]
@@ -131,6 +143,10 @@ impl Draft {
                 Some(dataplane) => dataplane.finish()?,
                 None => DataplaneSettings::default(),
             },
+            metrics: match self.metrics {
+                Some(metrics) => Some(metrics.finish()?),
+                None => None,
+            },
             vpc: match self.vpc {
                 Some(vpc) => Some(vpc.finish()?),
                 None => None,
@@ -195,6 +211,12 @@ impl DataplaneDraft {
             on_stop: self.on_stop?.value,
             mark: self.mark?.value,
         })
+    }
+}
+
+impl MetricsDraft {
+    fn finish(self) -> Option<Metrics> {
+        Some(Metrics { listen: self.listen?.value })
     }
 }
 

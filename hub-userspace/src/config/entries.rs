@@ -9,10 +9,10 @@ use super::{
     address::site_address,
     diagnostic::{Located, Problem},
     draft::{
-        ConnectionDraft, CustomerGatewayDraft, DataplaneDraft, GatewayDraft, HealthCheckDraft, RouteDraft,
-        UnderlayDraft, VpcDraft,
+        ConnectionDraft, CustomerGatewayDraft, DataplaneDraft, GatewayDraft, HealthCheckDraft, MetricsDraft,
+        RouteDraft, UnderlayDraft, VpcDraft,
     },
-    marks,
+    marks, metrics,
     model::{
         DEFAULT_LOOKUP_MEMORY, DEFAULT_MAX_CONNECTIONS, DEFAULT_PUBLISH_TABLE, DEFAULT_UP_DELAY, DEFAULT_VICI_SOCKET,
         DEFAULT_WEIGHT, LookupKind, MssClamp, OnStop, ReversePath, SelectorSource, Service, Spread,
@@ -72,6 +72,11 @@ impl SectionReader<'_, '_> {
             on_stop: section.or_default("on_stop", OnStop::Keep, report, |value| value::choice(value, &ON_STOP)),
             mark: section.or_default("mark", Mark::default(), report, marks::mark),
         })
+    }
+
+    pub fn metrics<'a>(&mut self, table: &'a Spanned<DeValue<'a>>) -> Option<MetricsDraft> {
+        let section = self.open(table, "metrics".to_owned(), &["listen"], "[metrics]")?;
+        Some(MetricsDraft { listen: section.required("listen", "\"127.0.0.1:9118\"", self.report, metrics::listen) })
     }
 
     pub fn vpc<'a>(&mut self, table: &'a Spanned<DeValue<'a>>) -> Option<VpcDraft> {

@@ -19,6 +19,7 @@ pub mod ipsec;
 mod limits;
 mod load;
 mod marks;
+mod metrics;
 pub mod model;
 mod mss_clamp;
 mod overlap;
@@ -126,6 +127,7 @@ fn merge(draft: &mut Draft, mut more: Draft, report: &mut DiagnosticReport<'_>) 
     // Only the main file may have these sections.
     draft.gateway = draft.gateway.take().or(more.gateway);
     draft.dataplane = draft.dataplane.take().or(more.dataplane);
+    draft.metrics = draft.metrics.take().or(more.metrics);
     draft.include.append(&mut more.include);
     draft.vpc = draft.vpc.take().or(more.vpc);
     draft.underlays.append(&mut more.underlays);

@@ -6,7 +6,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     path::PathBuf,
     str::FromStr,
     sync::Arc,
@@ -37,6 +37,8 @@ pub const DEFAULT_PUBLISH_TABLE: u32 = 254;
 pub struct Config {
     pub gateway: Gateway,
     pub dataplane: DataplaneSettings,
+    /// `None`: no listener for Prometheus.
+    pub metrics: Option<Metrics>,
     pub vpc: Option<Vpc>,
     /// Interfaces on which encrypted packets arrive, by name.
     pub underlays: BTreeMap<String, Underlay>,
@@ -52,9 +54,11 @@ pub struct Config {
 
 impl PartialEq for Config {
     fn eq(&self, other: &Self) -> bool {
-        let Self { gateway, dataplane, vpc, underlays, customer_gateways, connections, routes, provenance: _ } = self;
+        let Self { gateway, dataplane, metrics, vpc, underlays, customer_gateways, connections, routes, provenance: _ } =
+            self;
         *gateway == other.gateway
             && *dataplane == other.dataplane
+            && *metrics == other.metrics
             && *vpc == other.vpc
             && *underlays == other.underlays
             && *customer_gateways == other.customer_gateways
@@ -171,6 +175,13 @@ pub enum LookupKind {
     Compiled,
     /// LPM tries of the kernel: less memory, more time.
     Lpm,
+}
+
+/// The listener for Prometheus.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Metrics {
+    /// The port is at least 1.
+    pub listen: SocketAddr,
 }
 
 /// The cloud side.

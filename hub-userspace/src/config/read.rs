@@ -15,8 +15,10 @@ use super::{
     value::{self, describe},
 };
 
-pub(super) const SECTIONS: [&str; 7] =
-    ["gateway", "dataplane", "vpc", UNDERLAY, "customer_gateway", "connection", "route"];
+pub(super) const SECTIONS: [&str; 8] =
+    ["gateway", "dataplane", "metrics", "vpc", UNDERLAY, "customer_gateway", "connection", "route"];
+/// Only the main file may have them, and [`INCLUDE`].
+const MAIN_SECTIONS: [&str; 3] = ["gateway", "dataplane", "metrics"];
 /// Its tables have the names of interfaces.
 const UNDERLAY: &str = "underlay";
 /// The one key before all sections.
@@ -99,6 +101,7 @@ impl SectionReader<'_, '_> {
             include: self.include(root),
             gateway: self.single(root, "gateway", Self::gateway),
             dataplane: self.single(root, "dataplane", Self::dataplane),
+            metrics: self.single(root, "metrics", Self::metrics),
             vpc: self.single(root, "vpc", Self::vpc),
             ..Draft::default()
         };
@@ -140,7 +143,7 @@ impl SectionReader<'_, '_> {
         let mut misspelt = HashSet::new();
         for (key, content) in root {
             let name = key.get_ref();
-            if self.part == TextPart::Included && ["gateway", "dataplane", INCLUDE].contains(&name.as_ref()) {
+            if self.part == TextPart::Included && (MAIN_SECTIONS.contains(&name.as_ref()) || name == INCLUDE) {
                 let problem = Problem::new(format!("{} is not allowed in an included file", quoted(name)));
                 self.report.error(key.span().start, "", problem.help("move it to the main file"));
             }

@@ -9,7 +9,7 @@ use super::{
     draft::{ConnectionDraft, Draft},
     entries::MAX_CONNECTIONS,
     ipsec::IpsecDraft,
-    marks,
+    marks, metrics,
     read::Unread,
     routes, sites,
     suggest::nearest,
@@ -34,6 +34,7 @@ pub(super) fn validate(draft: &Draft, unread: &Unread, report: &mut DiagnosticRe
     check_names(draft, report);
     check_quota(draft, report);
     check_numbers(draft, report);
+    metrics::validate(draft, report);
     check_interfaces(draft, report);
     check_underlays(draft, report);
     check_peers(draft, report);

@@ -8,7 +8,7 @@ use super::{
     diagnostic::join,
     ipsec::{Auth, IkeV1Mode, IkeVersion, InterfaceMtu, Ipsec},
     model::{
-        Config, Connection, CustomerGateway, HealthCheck, LookupKind, MssClamp, OnStop, ReversePath, Route,
+        Config, Connection, CustomerGateway, HealthCheck, LookupKind, Metrics, MssClamp, OnStop, ReversePath, Route,
         SelectorSource, Underlay,
     },
     provenance::Origin,
@@ -118,6 +118,10 @@ fn settings(config: &Config) -> String {
         }),
     );
     key(&mut text, "mark", format!("\"{:#x}/{:#x}\"", dataplane.mark.flag, dataplane.mark.mask));
+    if let Some(Metrics { listen }) = &config.metrics {
+        text.push_str("\n[metrics]\n");
+        key(&mut text, "listen", string(listen));
+    }
     if let Some(vpc) = &config.vpc {
         text.push_str("\n[vpc]\n");
         key(&mut text, "interface", string(&vpc.interface));

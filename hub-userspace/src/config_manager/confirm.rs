@@ -164,6 +164,8 @@ impl ConfigManager {
     pub(super) async fn revert(&mut self) {
         let Some(trial) = &mut self.trial else { return };
         trial.deadline = None;
+        // The files are not what is in force.
+        self.reloads.set(false);
         let before = trial.unconfirmed.before.clone();
         let files = match block_in_place(|| load_texts(before)) {
             Ok(files) => files,

@@ -7,6 +7,7 @@
 
 mod answer;
 mod confirm;
+mod reload_state;
 
 use std::{
     path::Path,
@@ -21,7 +22,10 @@ use tokio::{
     time::timeout,
 };
 
-pub use self::answer::{ChangeError, Changed, Timings};
+pub use self::{
+    answer::{ChangeError, Changed, Timings},
+    reload_state::ReloadState,
+};
 use self::{
     answer::{SETTLING, concerning},
     confirm::Trial,
@@ -82,6 +86,7 @@ pub struct ConfigManager {
     store: Store,
     /// A reload that awaits confirmation, or was not confirmed.
     trial: Option<Trial>,
+    reloads: ReloadState,
     agent: mpsc::Sender<Request>,
 }
 
@@ -144,12 +149,17 @@ impl ConfigManager {
     /// Creates the manager from the result of [`InitialConfig::open`] and the agent that runs its configuration.
     pub fn new(start: InitialConfig, agent: mpsc::Sender<Request>) -> Self {
         let InitialConfig { in_force, store, trial, .. } = start;
-        Self { in_force, store, trial, agent }
+        Self { in_force, store, trial, reloads: ReloadState::default(), agent }
     }
 
     /// Whether the store is writable, for a status.
     pub fn write_state(&self) -> WriteState {
         self.store.write_state()
+    }
+
+    /// Whether the last reload succeeded, for metrics.
+    pub fn reload_state(&self) -> ReloadState {
+        self.reloads.clone()
     }
 
     /// Serves until all senders are dropped. Needs a multi-threaded runtime.
@@ -174,7 +184,11 @@ impl ConfigManager {
             ChangeRequest::Change { change, uid, answer } => {
                 let result = match change {
                     ConfigChange::Edit(edit) => self.edit(&edit, uid).await,
-                    ConfigChange::Reload(confirm) => self.reload(confirm, uid).await,
+                    ConfigChange::Reload(confirm) => {
+                        let result = self.reload(confirm, uid).await;
+                        self.reloads.set(result.is_ok());
+                        result
+                    }
                     ConfigChange::Confirm => self.confirm(uid).await,
                 };
                 drop(answer.send(result));

@@ -1,7 +1,7 @@
 //! The program's counters by slot. There are two maps, because every packet updates the traffic counters, and only
 //! dropped ones the others.
 
-use std::{iter::Sum, ops::Add};
+use std::{iter::Sum, ops::Add, os::fd::AsFd as _, sync::Arc};
 
 use aya::{
     Ebpf, Pod,
@@ -66,14 +66,45 @@ impl From<Refusals> for Counters {
 pub struct BySlot {
     traffic: PerCpuArray<MapData, Traffic>,
     refusals: PerCpuArray<MapData, Refusals>,
+    /// `None` where the counters are only looked at.
+    reader: Option<CounterReader>,
     pub records: Records,
+}
+
+/// The counters of all slots, without those of earlier versions. For use outside the agent's loop: thousands of slots
+/// take milliseconds.
+#[derive(Clone)]
+pub struct CounterReader(Arc<(PerCpuArray<MapData, Traffic>, PerCpuArray<MapData, Refusals>)>);
+
+impl CounterReader {
+    /// A second handle of the maps.
+    fn of(ebpf: &Ebpf) -> Result<Self, DatapathError> {
+        Ok(Self(Arc::new((again(ebpf, "TRAFFIC")?, again(ebpf, "REFUSALS")?))))
+    }
+
+    /// Counters of a slot, summed over the CPUs.
+    pub fn read(&self, slot: u32) -> Result<Counters, DatapathError> {
+        let (traffic, refusals) = &*self.0;
+        let read = || Ok(sum(traffic, slot)? + sum(refusals, slot)?);
+        read().map_err(|error| DatapathError::map("TRAFFIC", SLOTS, &error))
+    }
+}
+
+/// Opens a map of the program again.
+fn again<V: Pod>(ebpf: &Ebpf, name: &'static str) -> Result<PerCpuArray<MapData, V>, DatapathError> {
+    let error = |cause: String| DatapathError::Map { map: name, cause };
+    let Some(Map::PerCpuArray(map)) = ebpf.map(name) else { return Err(error("it is not there".to_owned())) };
+    let fd = map.fd().as_fd().try_clone_to_owned().map_err(|cause| error(cause.to_string()))?;
+    let map = MapData::from_fd(fd).map_err(|cause| error(cause.to_string()))?;
+    Map::PerCpuArray(map).try_into().map_err(|cause: MapError| error(cause.to_string()))
 }
 
 impl BySlot {
     pub fn take(ebpf: &mut Ebpf, records: Records) -> Result<Named<Self>, DatapathError> {
+        let reader = Some(CounterReader::of(ebpf)?);
         let Named { map: refusals, .. } = take(ebpf, "REFUSALS")?;
         let Named { name, capacity, map: traffic } = take(ebpf, "TRAFFIC")?;
-        Ok(Named { name, capacity, map: Self { traffic, refusals, records } })
+        Ok(Named { name, capacity, map: Self { traffic, refusals, reader, records } })
     }
 
     /// Opens the counters of an instance read-only.
@@ -86,17 +117,22 @@ impl BySlot {
         let refusals = open(refusals)
             .and_then(TryInto::try_into)
             .map_err(|error| DatapathError::map("REFUSALS", SLOTS, &error))?;
-        Ok(Named { name: "TRAFFIC", capacity: SLOTS, map: Self { traffic, refusals, records } })
+        Ok(Named { name: "TRAFFIC", capacity: SLOTS, map: Self { traffic, refusals, reader: None, records } })
     }
 }
 
 impl Named<BySlot> {
     /// Counters of a slot, summed over the CPUs, including those of earlier versions.
     pub fn read(&self, slot: u32) -> Result<Counters, DatapathError> {
-        let Self { name, capacity, map: BySlot { traffic, refusals, records } } = self;
+        let Self { name, capacity, map: BySlot { traffic, refusals, reader: _, records } } = self;
         let read = || Ok(sum(traffic, slot)? + sum(refusals, slot)?);
         let counted = read().map_err(|error| DatapathError::map(name, *capacity, &error))?;
         Ok(counted + records.earlier(slot))
+    }
+
+    /// A reader for other threads.
+    pub fn reader(&self) -> Option<CounterReader> {
+        self.map.reader.clone()
     }
 }
 

@@ -20,11 +20,13 @@ mod records;
 mod removal;
 mod run;
 mod running;
+mod saved_counts;
 mod tc;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    sync::{Arc, Mutex},
 };
 
 use aya::{EbpfLoader, maps::RingBuf};
@@ -40,12 +42,13 @@ use tracing::warn;
 
 pub use self::{
     attach::{AttachMode, Attached},
-    counters::Counters,
+    counters::{CounterReader, Counters},
     error::DatapathError,
     instance::Instance,
     removal::Removal,
     run::{Action, Hook, Outcome},
     running::{Running, RunningConnection, RunningInterface, running},
+    saved_counts::{OwnCounts, SavedCounts},
 };
 use crate::{
     config::model,
@@ -75,6 +78,8 @@ pub struct Dataplane {
     attached: BTreeSet<u32>,
     /// The earlier agent's programs may still be running.
     is_starting: bool,
+    /// The agent's own counts; read at the first scrape.
+    saved: Arc<Mutex<SavedCounts>>,
 }
 
 fn loader<'a>(settings: &'a model::DataplaneSettings, tag: &'a [u32; 2]) -> EbpfLoader<'a> {
@@ -114,7 +119,15 @@ impl Dataplane {
         let mut programs = Programs::load(object, settings.lookup)?;
         let handover = Handover::new(take(programs.object(), "HANDOVER")?);
         let maps = Maps::take(programs.object(), settings, Records::default(), groups::create()?)?;
-        Ok(Self { programs, maps, handover, pins: None, attached: BTreeSet::new(), is_starting: false })
+        Ok(Self {
+            programs,
+            maps,
+            handover,
+            pins: None,
+            attached: BTreeSet::new(),
+            is_starting: false,
+            saved: Arc::default(),
+        })
     }
 
     /// Loads the programs into the kernel. Those of an earlier agent of this instance keep running until
@@ -150,8 +163,9 @@ impl Dataplane {
         groups::stage(&pins, programs.object(), &groups.map)?;
         let handover = Handover::new(take(programs.object(), "HANDOVER")?);
         let maps = Maps::take(programs.object(), settings, records, groups)?;
+        let saved = Arc::new(Mutex::new(SavedCounts::of(&pins)));
         let dataplane =
-            Self { programs, maps, handover, pins: Some(pins), attached: BTreeSet::new(), is_starting: true };
+            Self { programs, maps, handover, pins: Some(pins), attached: BTreeSet::new(), is_starting: true, saved };
         Ok((dataplane, inherited))
     }
 
@@ -273,5 +287,20 @@ impl Dataplane {
     /// Counters of a slot, summed over the CPUs.
     pub fn counters(&self, slot: u32) -> Result<Counters, DatapathError> {
         self.maps.counters(slot)
+    }
+
+    /// Counters of a slot from earlier versions, to add to those of [`Dataplane::reader`].
+    pub fn earlier(&self, slot: u32) -> Counters {
+        self.maps.counters.map.records.earlier(slot)
+    }
+
+    /// A reader of the counters for other threads.
+    pub fn reader(&self) -> Option<CounterReader> {
+        self.maps.counters.reader()
+    }
+
+    /// The agent's own counts, which the next agent continues.
+    pub fn saved_counts(&self) -> Arc<Mutex<SavedCounts>> {
+        Arc::clone(&self.saved)
     }
 }

@@ -10,6 +10,7 @@
 //!   egress-IFINDEX       the same, at egress: the interface has translations
 //!   counters/            see super::records
 //!   tables/              see super::groups
+//!   counts               see super::saved_counts
 //! ```
 
 use std::{

@@ -196,6 +196,9 @@ impl Worker {
                 self.socket = None;
             }
         }
+        if sent.is_err() {
+            running.check.not_sent();
+        }
         running.note_sent(sent.err().map(|error| sentence(&error)));
     }
 
@@ -282,6 +285,7 @@ impl RunningCheck {
             warn!(connection = self.connection, "the health check cannot send: {problem}");
         }
         report.sent += u64::from(problem.is_none());
+        report.lost = self.check.lost();
         report.problem = problem;
     }
 }

@@ -22,7 +22,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-pub use prober::Prober;
+pub use prober::{ProbeCounts, Prober};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -102,6 +102,9 @@ pub struct HealthReport {
     pub sent: u64,
     /// Genuine replies.
     pub received: u64,
+    /// Probes without a reply in time.
+    #[serde(default)]
+    pub lost: u64,
     /// Round trip of the last reply.
     pub round_trip: Option<Duration>,
     #[serde(skip)]

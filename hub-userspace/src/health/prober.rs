@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
+    ops::Add,
     sync::Arc,
 };
 
@@ -12,6 +13,7 @@ use super::{
     interface_prober::{InterfaceProber, ProberCommand, SharedReport, lock},
     socket::IpVersion,
 };
+use crate::config::Config;
 
 type Key = (u32, IpVersion);
 
@@ -21,13 +23,31 @@ pub struct Prober {
     lines: HashMap<Key, InterfaceProber>,
     /// By connection.
     checks: BTreeMap<String, (CheckTarget, SharedReport)>,
+    /// Probes of earlier checks of each connection.
+    earlier: BTreeMap<String, ProbeCounts>,
+}
+
+/// Probes of a connection.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ProbeCounts {
+    pub sent: u64,
+    /// Without a reply in time.
+    pub lost: u64,
+}
+
+impl Add<&HealthReport> for ProbeCounts {
+    type Output = Self;
+
+    fn add(self, report: &HealthReport) -> Self {
+        Self { sent: self.sent + report.sent, lost: self.lost + report.lost }
+    }
 }
 
 impl Prober {
     /// Starts without checks. Verdicts go to `events` only when they change: at most one per interval and check, so the
     /// channel is unbounded.
     pub fn start(events: UnboundedSender<VerdictChange>) -> Self {
-        Self { events, lines: HashMap::new(), checks: BTreeMap::new() }
+        Self { events, lines: HashMap::new(), checks: BTreeMap::new(), earlier: BTreeMap::new() }
     }
 
     /// Starts and stops checks so that exactly those in `desired` run, by connection.
@@ -74,6 +94,18 @@ impl Prober {
         self.checks.iter().map(|(connection, (_, report))| (connection.clone(), lock(report).clone())).collect()
     }
 
+    /// Probes of a connection's checks, and the state of the running one.
+    pub fn counts(&self, connection: &str) -> (ProbeCounts, Option<HealthReport>) {
+        let earlier = self.earlier.get(connection).copied().unwrap_or_default();
+        let report = self.report(connection);
+        (report.as_ref().map_or(earlier, |report| earlier + report), report)
+    }
+
+    /// Forgets the counts of connections that are no longer in the configuration.
+    pub fn keep_counts(&mut self, config: &Config) {
+        self.earlier.retain(|connection, _| config.connections.contains_key(connection));
+    }
+
     fn add(&mut self, connection: String, target: CheckTarget) {
         let report = SharedReport::default();
         self.checks.insert(connection.clone(), (target, Arc::clone(&report)));
@@ -86,9 +118,10 @@ impl Prober {
     }
 
     fn remove(&mut self, connection: String) {
-        if let Some((target, _)) = self.checks.remove(&connection)
-            && let Some(line) = self.lines.get(&key(&target))
-        {
+        let Some((target, report)) = self.checks.remove(&connection) else { return };
+        let counts = self.earlier.entry(connection.clone()).or_default();
+        *counts = *counts + &*lock(&report);
+        if let Some(line) = self.lines.get(&key(&target)) {
             line.command(ProberCommand::Remove { connection });
         }
     }

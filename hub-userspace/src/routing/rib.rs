@@ -102,6 +102,11 @@ impl Rib {
         own.or_else(|| self.routes.get(&destination).map(|routed| Target::Connections(Arc::clone(&routed.members))))
     }
 
+    /// Whether the destination is the hub's own or the VPC's, so that routes to exactly this prefix carry nothing.
+    pub fn is_own(&self, destination: IpNet) -> bool {
+        self.own.contains_key(&destination)
+    }
+
     /// Whether a route to the destination is published.
     pub fn is_published(&self, destination: IpNet) -> bool {
         self.routes.get(&destination).is_some_and(|routed| routed.published > 0)

@@ -18,12 +18,13 @@ use std::{
 
 use hub_userspace::{
     agent::Request,
-    api::{AppState, Client, Socket, router},
+    api::{AppState, Client, MetricsListener, ScrapeLock, Socket, router},
     api_types::event::ConnectionEvent,
     config::{
         self,
         in_force::{Admin, ObjectChange},
     },
+    config_manager::ReloadState,
     peer_config::Format,
     store::WriteState,
 };
@@ -72,7 +73,15 @@ impl Served {
         let (asks, asked) = std::sync::mpsc::channel();
         let events = broadcast::Sender::new(16);
         let store = WriteState::new(folder.path().join("store.redb"), None);
-        socket.serve(router(AppState { agent, changes, events: events.downgrade(), store }));
+        socket.serve(router(AppState {
+            agent,
+            changes,
+            events: events.downgrade(),
+            store,
+            reloads: ReloadState::default(),
+            scrapes: ScrapeLock::default(),
+            metrics: MetricsListener::default(),
+        }));
         let (config, _) = config::parse("[gateway]\nname = \"hub\"\n").expect("it is right");
         let config = Arc::new(config);
         runtime.spawn(async move {

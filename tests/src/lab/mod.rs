@@ -25,6 +25,7 @@ mod device;
 mod fd_store;
 mod frames;
 mod ipsec;
+mod metrics;
 mod monitor;
 mod namespace;
 mod offices;

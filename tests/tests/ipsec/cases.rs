@@ -104,6 +104,13 @@ pub fn rekeyed(esp: Esp) {
             })
         })
         .unwrap();
+    // Of both ends, child and IKE SAs.
+    let metrics = lab.agent.metrics().unwrap();
+    let of = |metric, name: &str| metrics.value(metric, &[("connection", name)]);
+    for (name, rekeys) in [("shanghai", 3.0), ("hangzhou", 2.0), ("ningbo", 0.0)] {
+        let found = ["vpnhub_rekeys_total", "vpnhub_ike_up", "vpnhub_child_sas"].map(|metric| of(metric, name));
+        assert_eq!(found.map(f64::to_bits), [rekeys, 1.0, 1.0].map(f64::to_bits), "{name}: {found:?}");
+    }
     for office in &lab.offices {
         let changes = after.since(&before, &office.site.place, "state_changes");
         assert_eq!(changes, 0, "{}: {:#}", office.site.place, *after);

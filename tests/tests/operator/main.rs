@@ -6,6 +6,7 @@ mod bounds;
 mod idle;
 mod interfaces;
 mod ipsec;
+mod metrics;
 mod output;
 mod refusals;
 mod spread;

@@ -329,11 +329,8 @@ fn inputs(world: &World) -> (Config, HostState, States) {
         weight: route.weight,
         publish: false,
     });
-    let vpc = world.vpc.as_ref().map(|vpc| Vpc {
-        interface: vpc.interface.clone(),
-        cidrs: vpc.cidrs.clone(),
-        publish_table: 254,
-    });
+    let vpc = world.vpc.as_ref();
+    let vpc = vpc.map(|vpc| Vpc { interface: vpc.interface.clone(), cidrs: vpc.cidrs.clone(), publish_table: 254 });
     let gateway = Gateway {
         name: "hub".into(),
         max_connections: world.connections.len(),
@@ -347,6 +344,7 @@ fn inputs(world: &World) -> (Config, HostState, States) {
     let config = Config {
         gateway,
         dataplane: model::DataplaneSettings::default(),
+        metrics: None,
         vpc,
         underlays: BTreeMap::new(),
         customer_gateways: BTreeMap::from([("anybody".into(), anybody)]),

@@ -11,7 +11,10 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use hub_tests::lab::{Bird, Charon, Starter};
+use hub_tests::{
+    lab::{Bird, Charon, Starter},
+    tools,
+};
 use nix::fcntl::{Flock, FlockArg};
 
 use crate::{
@@ -40,7 +43,7 @@ mod plan;
 /// bpf-linker comes from PATH if that one fits, else it is built below `~/.cache/vpnhub` (a minute, once).
 /// For tests and demo: ip, strongSwan and BIRD (installed with apt where missing), and the kernel's BPF, BTF, veth
 /// and network namespaces (checked). The daemons' own services are neither started nor enabled by that; strongSwan's
-/// older form, for the tests, is unpacked in the cache and not installed.
+/// older form, and promtool, for the tests, are unpacked in the cache and not installed.
 ///
 /// Repeating it is cheap; logs of the long steps are in target/xtask.
 #[derive(clap::Args)]
@@ -58,6 +61,10 @@ pub fn run(_: &Args) -> Result<ExitCode> {
         starter().map_or_else(|error| format!("{error:#}"), |()| "present, not installed".to_owned())
     );
     println!("BIRD       {}", bird().map_or_else(|error| format!("{error:#}"), |()| "present".to_owned()));
+    println!(
+        "promtool   {}",
+        promtool().map_or_else(|error| format!("{error:#}"), |()| "present, not installed".to_owned())
+    );
     println!("host       Linux {}, commands and kernel features are present", host::kernel_release());
     println!("ready: `cargo xtask build`, `cargo xtask test`");
     Ok(ExitCode::SUCCESS)
@@ -114,6 +121,22 @@ pub fn starter() -> Result<()> {
     let packages = packages.each_ref().map(String::as_str);
     apt::unpack("fetching strongSwan's starter", &packages, &unpacked, &cache.join("tools/unpacking"))?;
     fs::write(&record, version).with_context(|| format!("writing {}", record.display()))
+}
+
+/// Makes sure that Prometheus's `promtool` is there for the tests of metrics and alerts: unpacked in the cache, because the
+/// package's service would be started.
+pub fn promtool() -> Result<()> {
+    if tools::promtool().is_some() {
+        return Ok(());
+    }
+    let cache = cache()?;
+    let _lock = lock(&cache)?;
+    if !apt::available() {
+        bail!("promtool is missing, and this host has no apt");
+    }
+    let unpacked = tools::prometheus().context("neither HOME nor XDG_CACHE_HOME is set")?;
+    apt::unpack("fetching promtool", &["prometheus"], &unpacked, &cache.join("tools/unpacking"))?;
+    tools::promtool().map(drop).context("Debian's package prometheus has no promtool")
 }
 
 /// Makes sure that commands are there that not everything here needs: their names, and their Debian packages'. Gives

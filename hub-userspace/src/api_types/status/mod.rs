@@ -68,6 +68,19 @@ pub struct FullStatus {
     /// `None` from agents of earlier versions.
     #[serde(default)]
     pub store: Option<StoreStatus>,
+    /// `None` without a listener for Prometheus.
+    #[serde(default)]
+    pub metrics: Option<MetricsStatus>,
+}
+
+/// The listener for Prometheus.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct MetricsStatus {
+    /// Address and port.
+    pub listen: String,
+    /// Why it does not listen there, and what to do.
+    pub problem: Option<String>,
 }
 
 /// The store's file.

@@ -40,6 +40,8 @@ pub struct Check {
     unanswered: u32,
     last_reply: Option<Instant>,
     healthy: Option<bool>,
+    /// Probes that were sent and can no longer be answered.
+    lost: u64,
 }
 
 #[derive(Debug)]
@@ -69,6 +71,7 @@ impl Check {
             unanswered: 0,
             last_reply: None,
             healthy: None,
+            lost: 0,
         }
     }
 
@@ -104,6 +107,7 @@ impl Check {
         let late = LATE.max(self.interval);
         while self.probes.front().is_some_and(|probe| now.saturating_duration_since(probe.sent) > late) {
             self.probes.pop_front();
+            self.lost += 1;
         }
         let sequence = self.sequence;
         self.sequence = sequence.wrapping_add(1);
@@ -118,11 +122,22 @@ impl Check {
         sequence
     }
 
+    /// The last probe could not be sent: it cannot be answered, and is not lost on the path.
+    pub fn not_sent(&mut self) {
+        self.probes.pop_back();
+    }
+
+    /// Number of probes that were sent and got no reply in time.
+    pub fn lost(&self) -> u64 {
+        self.lost
+    }
+
     /// Processes a reply received at `now`; `None` if it matches no probe, is too old or is a duplicate.
     pub fn reply(&mut self, now: Instant, sequence: u16, nonce: &[u8]) -> Option<ProbeReply> {
         let at = self.probes.iter().position(|probe| probe.sequence == sequence && probe.nonce == nonce)?;
         let round_trip = now.saturating_duration_since(self.probes.remove(at)?.sent);
         if round_trip > LATE.max(self.interval) {
+            self.lost += 1;
             return None;
         }
         self.unanswered = 0;

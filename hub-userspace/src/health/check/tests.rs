@@ -137,6 +137,25 @@ fn reply_counts_once_in_time_with_matching_nonce() {
 }
 
 #[test]
+fn probe_is_lost_once_without_reply_in_time() {
+    let start = Instant::now();
+    let mut check = Check::new(ms(100), 3, start);
+    let answered = check.probe(start, NONCE);
+    check.reply(start + ms(10), answered, &NONCE).unwrap();
+    let late = check.probe(start + ms(100), NONCE);
+    check.probe(start + ms(200), NONCE);
+    // A probe that was not sent is not lost.
+    check.not_sent();
+    assert_eq!(check.reply(start + ms(101) + LATE, late, &NONCE), None);
+    assert_eq!(check.lost(), 1);
+    check.probe(start + ms(300), NONCE);
+    check.probe(start + ms(300) + LATE, NONCE);
+    assert_eq!(check.lost(), 1, "its reply may still arrive");
+    check.probe(start + ms(301) + LATE, NONCE);
+    assert_eq!(check.lost(), 2);
+}
+
+#[test]
 fn late_timer_does_not_shift_later_probes() {
     let start = Instant::now();
     let mut check = Check::new(ms(10), 3, start);

@@ -5,7 +5,6 @@
 //! programs on the installed ones and has a private /run. Nothing of it is installed, and any number can run side by
 //! side.
 
-use std::env;
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::UnixStream;
@@ -22,6 +21,7 @@ use nix::unistd::Pid;
 use super::super::{Background, Namespace, output, retry_within};
 use super::charon::{PLUGINS, private_file};
 use super::{Charon, CharonOptions, PATIENCE, mounts};
+use crate::tools;
 
 /// Paths of Debian's packages strongswan-starter and strongswan-charon, the same as of installed strongSwan programs.
 const PROGRAMS: &str = "usr/lib/ipsec";
@@ -41,9 +41,7 @@ pub struct Starter {
 impl Starter {
     /// The directory into which `cargo xtask setup` unpacks it.
     pub fn unpacked() -> Option<PathBuf> {
-        let absolute = |name| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-        let cache = absolute("XDG_CACHE_HOME").or_else(|| Some(absolute("HOME")?.join(".cache")))?;
-        Some(cache.join("vpnhub/tools/strongswan-starter"))
+        Some(tools::directory()?.join("strongswan-starter"))
     }
 
     /// A sentence with what is missing to run one; `None` if nothing is.

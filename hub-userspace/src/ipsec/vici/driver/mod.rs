@@ -98,11 +98,21 @@ impl Driver {
 /// The relevant part of the configuration. Holding the agent's own `Arc` here would force a copy at each of its
 /// changes.
 fn without_routes(config: &Config) -> Arc<Config> {
-    let Config { gateway, dataplane, vpc, underlays: _, customer_gateways, connections, routes: _, provenance } =
-        config;
+    let Config {
+        gateway,
+        dataplane,
+        metrics: _,
+        vpc,
+        underlays: _,
+        customer_gateways,
+        connections,
+        routes: _,
+        provenance,
+    } = config;
     Arc::new(Config {
         gateway: gateway.clone(),
         dataplane: dataplane.clone(),
+        metrics: None,
         vpc: vpc.clone(),
         underlays: BTreeMap::new(),
         customer_gateways: customer_gateways.clone(),

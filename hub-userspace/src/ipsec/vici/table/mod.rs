@@ -38,6 +38,8 @@ pub struct SaTable {
     gone: Gone,
     /// Connections that may have changed since [`Self::take_changed`], by charon's name.
     changed: BTreeSet<String>,
+    /// Completed rekeyings of IKE and child SAs, by charon's name of the connection. They outlive the SAs.
+    rekeys: BTreeMap<String, u64>,
 }
 
 #[derive(Debug)]
@@ -72,6 +74,9 @@ pub struct Tunnel {
     pub children: Vec<ChildSa>,
     /// Why the last attempt failed.
     pub fault: Option<Fault>,
+    /// Completed rekeyings of its IKE and child SAs since the agent started.
+    #[serde(default)]
+    pub rekeys: u64,
 }
 
 impl Tunnel {
@@ -124,7 +129,7 @@ impl SaTable {
     /// Replaces the whole content: charon may have restarted.
     pub fn replace(&mut self, listed: Vec<(IkeSa, Vec<ChildSa>)>) {
         let before = mem::take(self);
-        self.changed = before.changed;
+        (self.changed, self.rekeys) = (before.changed, before.rekeys);
         for (name, sas) in before.connections {
             if sas.fault.is_some() {
                 self.connections.insert(name.clone(), ConnectionSas { fault: sas.fault, ..ConnectionSas::default() });
@@ -163,6 +168,9 @@ impl SaTable {
                 }
             }
             SaChange::IkeRekeyed { old, new } => {
+                if !self.ikes.contains_key(&new.id) {
+                    self.count_rekey(&new.connection);
+                }
                 // The new one inherits its children without an event.
                 self.ike_down(old);
                 let inherited = self.of_ike.remove(&old).unwrap_or_default();
@@ -183,6 +191,10 @@ impl SaTable {
             }
             SaChange::ChildDown(child) => self.child_down(child.id),
             SaChange::ChildRekeyed { ike, old, new } => {
+                // Each SA is replaced once, whatever the order of the events, and also when both ends begin.
+                if !self.gone.contains(old) {
+                    self.count_rekey(&ike.connection);
+                }
                 // Adds the new one first, so that the connection never appears down.
                 let is_new = !self.children.contains_key(&new.id);
                 self.child_up(&ike, new, is_new);
@@ -199,10 +211,10 @@ impl SaTable {
         }
     }
 
-    /// Forgets everything.
+    /// Forgets all SAs.
     pub fn clear(&mut self) {
         let before = mem::take(self);
-        self.changed = before.changed;
+        (self.changed, self.rekeys) = (before.changed, before.rekeys);
         self.changed.extend(before.connections.into_keys());
     }
 
@@ -213,14 +225,26 @@ impl SaTable {
 
     /// The SAs of the connection with this name in charon.
     pub fn tunnel(&self, connection: &str) -> Tunnel {
-        let Some(sas) = self.connections.get(connection) else { return Tunnel::default() };
+        let rekeys = self.rekeys.get(connection).copied().unwrap_or_default();
+        let Some(sas) = self.connections.get(connection) else { return Tunnel { rekeys, ..Tunnel::default() } };
         let states = sas.ikes.iter().filter_map(|id| Some(self.ikes.get(id)?.state.as_str()));
         let children = sas.children.iter().filter_map(|id| self.children.get(id));
         Tunnel {
             ike: states.max_by_key(|state| *state == "ESTABLISHED").map(str::to_owned),
             children: children.map(|child| child.sa.clone()).collect(),
             fault: sas.fault,
+            rekeys,
         }
+    }
+
+    /// Forgets the rekeyings of all other connections.
+    pub fn keep_rekeys(&mut self, is_kept: impl Fn(&str) -> bool) {
+        self.rekeys.retain(|connection, _| is_kept(connection));
+    }
+
+    fn count_rekey(&mut self, connection: &str) {
+        *self.rekeys.entry(connection.to_owned()).or_default() += 1;
+        self.changed.insert(connection.to_owned());
     }
 
     pub fn is_up(&self, connection: &str) -> bool {

@@ -99,6 +99,29 @@ fn rekeying_is_never_reported_as_down() {
 }
 
 #[test]
+fn each_rekeying_counts_once_in_any_order_and_outlives_its_sas() {
+    let ike_rekeyed = |old, new| SaChange::IkeRekeyed { old, new: ike(new) };
+    let cases = [
+        ("none", vec![up(1, 1), down(1), up(1, 2)], 0),
+        ("reported twice", vec![up(1, 1), rekeyed(1, 1, 2), rekeyed(1, 1, 2)], 1),
+        ("two, the wrong way round", vec![up(1, 1), rekeyed(1, 2, 3), rekeyed(1, 1, 2)], 2),
+        ("both ends begin", vec![up(1, 1), rekeyed(1, 1, 2), rekeyed(1, 1, 3), down(2)], 1),
+        ("an IKE SA, reported twice", vec![up(1, 1), ike_rekeyed(1, 2), ike_rekeyed(1, 2)], 1),
+        ("an IKE SA, then its child", vec![up(1, 1), ike_rekeyed(1, 2), rekeyed(2, 1, 2)], 2),
+    ];
+    for (case, changes, expected) in cases {
+        let mut table = SaTable::default();
+        for change in changes {
+            table.apply(change);
+        }
+        table.replace(Vec::new());
+        assert_eq!(table.tunnel("a").rekeys, expected, "{case}");
+        table.keep_rekeys(|name| name != "a");
+        assert_eq!(table.tunnel("a").rekeys, 0, "{case}");
+    }
+}
+
+#[test]
 fn full_sa_list_replaces_table() {
     let mut table = SaTable::default();
     table.apply(up(5, 9));
@@ -204,7 +227,7 @@ fn recorded_strongswan_events_are_applied() {
         for change in SaChange::of_event(&event) {
             table.apply(change);
         }
-        let Tunnel { ike, children, fault } = table.tunnel("a");
+        let Tunnel { ike, children, fault, rekeys: _ } = table.tunnel("a");
         (ike.is_some(), children.iter().map(|child| child.id).collect::<Vec<_>>(), fault)
     };
     let none = Vec::<u64>::new;

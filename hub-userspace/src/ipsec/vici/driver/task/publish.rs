@@ -26,6 +26,7 @@ impl DriverTask {
             view.problems = self.refusals.problems(&self.desired);
             view.tunnels = view.tunnels.into_iter().filter(|(name, _)| self.config.tunnel(name).is_some()).collect();
             let config = Arc::clone(&self.config);
+            self.table.keep_rekeys(|name| connection_of(name).is_some_and(|name| config.tunnel(name).is_some()));
             for tunnel in config.tunnels() {
                 self.update(&mut view, tunnel.name, true);
             }

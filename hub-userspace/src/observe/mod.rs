@@ -1,0 +1,3 @@
+//! What others see of the agent.
+
+pub mod metrics;
