@@ -20,7 +20,7 @@ use crate::{
     api_types::event::{ConnectionEvent, now},
     config::Config,
     connection::memory::ConnectionMemory,
-    datapath::{AttachMode, Attached},
+    datapath::{AttachMode, Attached, SpreadPlan},
     fib::{slow_path::KernelRoute, tables::Write},
     health::CheckTarget,
     kernel::{
@@ -43,6 +43,8 @@ pub trait Datapath {
         reason: Option<&'static str>,
         translates: bool,
     ) -> Result<Attached>;
+    /// Distributes received ESP over the CPUs, on these interfaces only.
+    fn spread(&mut self, plan: &SpreadPlan);
     /// Detaches from all other interfaces.
     fn keep(&mut self, interfaces: &BTreeSet<u32>) -> Result<()>;
     /// Interfaces were removed.
@@ -66,8 +68,8 @@ pub trait Kernel {
     /// The nftables table.
     fn guard(&mut self, ruleset: &Ruleset) -> Result<()>;
     fn set(&mut self, settings: &Settings, audit: bool);
-    /// Distributes received packets over the CPUs.
-    fn spread(&mut self, underlays: &Underlays);
+    /// Distributes received packets over the CPUs. Returns what the program is to do.
+    fn spread(&mut self, underlays: &Underlays) -> SpreadPlan;
     /// Interfaces were removed.
     fn forget(&mut self, interfaces: &BTreeSet<u32>);
     fn routes(&mut self, entries: Vec<KernelRoute>);
@@ -113,7 +115,7 @@ impl<D: Datapath, K: Kernel, I: Ike> Edge<D, K, I> {
                 result = kernel.guard(&ruleset).inspect_err(|_| done = Some(Done::GuardFailed));
             }
             Effect::Sysctls { settings, audit } => kernel.set(&settings, audit),
-            Effect::Spread(underlays) => kernel.spread(&underlays),
+            Effect::Spread(underlays) => datapath.spread(&kernel.spread(&underlays)),
             Effect::Routes(entries) => kernel.routes(entries),
             Effect::Neighbours(neighbours) => kernel.neighbours(neighbours),
             Effect::AuditRoutes => kernel.audit(),

@@ -22,7 +22,7 @@ use super::{
 use crate::{
     config::Config,
     connection::memory::ConnectionMemory,
-    datapath::{AttachMode, Attached, Dataplane},
+    datapath::{AttachMode, Attached, Dataplane, SpreadPlan},
     fib::{slow_path::KernelRoute, tables::Write},
     health::{CheckTarget, Prober},
     ipsec::{vici::driver::Driver, xfrm},
@@ -49,6 +49,10 @@ impl Datapath for Dataplane {
         translates: bool,
     ) -> Result<Attached> {
         Ok(Dataplane::attach(self, name, ifindex, mode, reason, translates)?)
+    }
+
+    fn spread(&mut self, plan: &SpreadPlan) {
+        Dataplane::spread(self, plan);
     }
 
     fn keep(&mut self, interfaces: &BTreeSet<u32>) -> Result<()> {
@@ -145,8 +149,8 @@ impl Kernel for Host {
         self.sysctls.set(settings, audit);
     }
 
-    fn spread(&mut self, underlays: &Underlays) {
-        self.spreader.set(underlays);
+    fn spread(&mut self, underlays: &Underlays) -> SpreadPlan {
+        self.spreader.set(underlays)
     }
 
     fn forget(&mut self, interfaces: &BTreeSet<u32>) {

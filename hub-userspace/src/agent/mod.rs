@@ -38,6 +38,7 @@ pub mod step;
 mod tables;
 #[cfg(test)]
 mod tests;
+mod underlays;
 mod warnings;
 mod watchdog;
 pub mod world;

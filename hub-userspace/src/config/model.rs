@@ -195,6 +195,8 @@ pub enum Spread {
     Auto,
     /// By RPS.
     Rps,
+    /// By an XDP program: ESP in UDP, too.
+    Xdp,
     /// Not by the agent.
     Off,
 }
@@ -205,6 +207,7 @@ impl Spread {
         match self {
             Self::Auto => "auto",
             Self::Rps => "rps",
+            Self::Xdp => "xdp",
             Self::Off => "off",
         }
     }

@@ -20,6 +20,7 @@ mod records;
 mod removal;
 mod run;
 mod running;
+mod spread;
 mod tc;
 
 use std::{
@@ -46,6 +47,7 @@ pub use self::{
     removal::Removal,
     run::{Action, Hook, Outcome},
     running::{Running, RunningConnection, RunningInterface, running},
+    spread::{SpreadInterface, SpreadPlan, VLANS},
 };
 use crate::{
     config::model,
@@ -57,6 +59,7 @@ use crate::{
         named_map::take,
         pins::{AttachmentKind, Pins},
         records::Records,
+        spread::Spreading,
     },
     fib::{id_allocator::DeferredFree, old_group::OldGroup, tables::Write},
 };
@@ -69,6 +72,7 @@ pub struct Dataplane {
     programs: Programs,
     maps: Maps,
     handover: Handover,
+    spreading: Spreading,
     /// Required for attaching.
     pins: Option<Pins>,
     /// Indices of the interfaces that this agent has attached.
@@ -77,10 +81,12 @@ pub struct Dataplane {
     is_starting: bool,
 }
 
-fn loader<'a>(settings: &'a model::DataplaneSettings, tag: &'a [u32; 2]) -> EbpfLoader<'a> {
+fn loader<'a>(settings: &'a model::DataplaneSettings, tag: &'a [u32; 2]) -> Result<EbpfLoader<'a>, DatapathError> {
+    let cpus = aya::util::nr_cpus().map_err(|(path, error)| DatapathError::Load(format!("{path}: {error}")))?;
     let mut loader = EbpfLoader::new();
+    loader.map_max_entries(spread::CPUS, u32::try_from(cpus).unwrap_or(u32::MAX));
     loader.override_global("MARK", &settings.mark, true).override_global("HANDOVER_TAG", tag, true);
-    loader
+    Ok(loader)
 }
 
 /// Only the programs of this agent know it.
@@ -110,11 +116,12 @@ impl Dataplane {
     /// Loads the program into the kernel, only for [`Dataplane::test_run`].
     pub fn load(settings: &model::DataplaneSettings) -> Result<Self, DatapathError> {
         error::check_host()?;
-        let object = loader(settings, &[0; 2]).load(PROGRAM).map_err(|error| DatapathError::load(&error))?;
+        let object = loader(settings, &[0; 2])?.load(PROGRAM).map_err(|error| DatapathError::load(&error))?;
         let mut programs = Programs::load(object, settings.lookup)?;
         let handover = Handover::new(take(programs.object(), "HANDOVER")?);
+        let spreading = Spreading::take(programs.object())?;
         let maps = Maps::take(programs.object(), settings, Records::default(), groups::create()?)?;
-        Ok(Self { programs, maps, handover, pins: None, attached: BTreeSet::new(), is_starting: false })
+        Ok(Self { programs, maps, handover, spreading, pins: None, attached: BTreeSet::new(), is_starting: false })
     }
 
     /// Loads the programs into the kernel. Those of an earlier agent of this instance keep running until
@@ -127,7 +134,8 @@ impl Dataplane {
         error::check_host()?;
         let pins = Pins::claim(instance)?;
         let records = Records::open(&pins)?;
-        let live = pins.live_links();
+        let mut live = pins.live_links();
+        live.retain(|(_, kind)| !kind.is_spread());
         let xdp = live.iter().filter(|(_, kind)| kind.is_xdp()).map(|(ifindex, _)| *ifindex).collect::<BTreeSet<_>>();
         let tc = live.iter().filter(|(_, kind)| matches!(kind, AttachmentKind::Tcx | AttachmentKind::Clsact));
         let inherited = Inherited {
@@ -140,7 +148,7 @@ impl Dataplane {
             xdp,
         };
         let tag = random_tag()?;
-        let mut with_pins = loader(settings, &tag);
+        let mut with_pins = loader(settings, &tag)?;
         for (map, path) in records::paths(&pins) {
             with_pins.map_pin_path(map, path);
         }
@@ -149,9 +157,10 @@ impl Dataplane {
         let groups = groups::create()?;
         groups::stage(&pins, programs.object(), &groups.map)?;
         let handover = Handover::new(take(programs.object(), "HANDOVER")?);
+        let spreading = Spreading::take(programs.object())?;
         let maps = Maps::take(programs.object(), settings, records, groups)?;
-        let dataplane =
-            Self { programs, maps, handover, pins: Some(pins), attached: BTreeSet::new(), is_starting: true };
+        let (pins, attached) = (Some(pins), BTreeSet::new());
+        let dataplane = Self { programs, maps, handover, spreading, pins, attached, is_starting: true };
         Ok((dataplane, inherited))
     }
 
@@ -221,6 +230,7 @@ impl Dataplane {
     pub fn forget(&mut self, interfaces: &BTreeSet<u32>) {
         for ifindex in interfaces {
             self.detach(*ifindex);
+            self.pins.iter().for_each(|pins| spread::detach(pins, *ifindex));
         }
     }
 

@@ -23,7 +23,7 @@ use crate::{
     },
     config::Config,
     connection::memory::{Clock, ConnectionMemory},
-    datapath::{AttachMode, Attached, Inherited},
+    datapath::{AttachMode, Attached, Inherited, SpreadPlan},
     fib::{
         slow_path::KernelRoute,
         tables::{Tables, Write},
@@ -153,6 +153,8 @@ impl Datapath for Sim {
         Ok(Attached { mode: if is_tc { "tc" } else { "xdp-native" }, reason: reason.map(str::to_owned) })
     }
 
+    fn spread(&mut self, _plan: &SpreadPlan) {}
+
     fn keep(&mut self, interfaces: &BTreeSet<u32>) -> Result<()> {
         let mut state = self.0.borrow_mut();
         let gone: Vec<u32> = state.attached.keys().filter(|ifindex| !interfaces.contains(ifindex)).copied().collect();
@@ -223,12 +225,13 @@ impl Kernel for Sim {
 
     fn set(&mut self, _settings: &Settings, _audit: bool) {}
 
-    fn spread(&mut self, underlays: &Underlays) {
+    fn spread(&mut self, underlays: &Underlays) -> SpreadPlan {
         let mut state = self.0.borrow_mut();
         if !underlays.is_empty() || !state.underlays.is_empty() {
             state.log.push("spread".to_owned());
         }
         state.underlays = underlays.clone();
+        SpreadPlan::default()
     }
 
     fn forget(&mut self, interfaces: &BTreeSet<u32>) {
