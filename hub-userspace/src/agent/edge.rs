@@ -20,12 +20,12 @@ use crate::{
     api_types::event::{ConnectionEvent, now},
     config::Config,
     connection::memory::ConnectionMemory,
-    datapath::{AttachMode, Attached, SpreadPlan},
+    datapath::{AttachMode, Attached},
     fib::{slow_path::KernelRoute, tables::Write},
     health::CheckTarget,
     kernel::{
         netlink::{KernelNeighbour, Ruleset, XfrmLinks},
-        spread::Underlays,
+        spread::{SpreadPlan, Underlays},
         sysctl::Settings,
     },
 };

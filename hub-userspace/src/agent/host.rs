@@ -22,14 +22,14 @@ use super::{
 use crate::{
     config::Config,
     connection::memory::ConnectionMemory,
-    datapath::{AttachMode, Attached, Dataplane, SpreadPlan},
+    datapath::{AttachMode, Attached, Dataplane},
     fib::{slow_path::KernelRoute, tables::Write},
     health::{CheckTarget, Prober},
     ipsec::{vici::driver::Driver, xfrm},
     kernel::{
         guard::GuardTable,
         netlink::{self, Interfaces, KernelNeighbour, Reconciler, Ruleset, XfrmLinks},
-        spread::{Spreader, Underlays},
+        spread::{SpreadPlan, Spreader, Underlays},
         sysctl::{Settings, Sysctls},
     },
 };

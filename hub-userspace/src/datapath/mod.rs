@@ -47,7 +47,6 @@ pub use self::{
     removal::Removal,
     run::{Action, Hook, Outcome},
     running::{Running, RunningConnection, RunningInterface, running},
-    spread::{SpreadInterface, SpreadPlan, VLANS},
 };
 use crate::{
     config::model,

@@ -24,6 +24,7 @@ use super::{
     named_map::{Named, take},
     pins::{AttachmentKind, Pins},
 };
+use crate::kernel::spread::{SpreadInterface, SpreadPlan, VLANS};
 
 /// Packets that wait for a CPU, at most; as many as with RPS (`net.core.netdev_max_backlog`, 1000). A queue holds
 /// 8 bytes for each, and the buffers of those that wait. Below 192 a burst of a receive queue loses packets.
@@ -31,22 +32,6 @@ const QUEUE: u32 = 1024;
 
 /// Name of the map of CPUs. Its number of entries is the kernel's number of CPUs.
 pub const CPUS: &str = "SPREAD_CPUS";
-
-/// The desired state of all interfaces.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct SpreadPlan {
-    /// CPUs that get packets, ascending.
-    pub cpus: Vec<u32>,
-    /// By index.
-    pub interfaces: BTreeMap<u32, SpreadInterface>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SpreadInterface {
-    pub name: String,
-    /// Why it must be generic XDP, if so.
-    pub generic: Option<&'static str>,
-}
 
 /// The program's maps, and what is attached.
 pub struct Spreading {
@@ -159,7 +144,8 @@ pub(super) fn detach(pins: &Pins, ifindex: u32) {
 }
 
 /// Attaches to an interface, or replaces the program of an earlier agent: natively if the driver can. Generic XDP has
-/// the packets later, with an skb each, and switches GRO off for the interface (`netif_elide_gro`, net/core/dev.c).
+/// the packets later, with an skb each, and switches GRO off for the interface (`netif_elide_gro`,
+/// include/linux/netdevice.h).
 fn attach(
     programs: &mut Programs,
     pins: &Pins,
@@ -201,9 +187,6 @@ fn attach(
         Err(error) => Err(format!("the XDP program cannot be attached: {}", chain(&error))),
     }
 }
-
-/// Native XDP loses tags that the NIC has removed from the frame when it hands the frame to another CPU.
-pub const VLANS: &str = "it has VLAN interfaces, and native XDP loses tags that the NIC removes";
 
 fn is_taken(error: &io::Error) -> bool {
     matches!(errno(error), Some(Errno::BUSY | Errno::EXIST))

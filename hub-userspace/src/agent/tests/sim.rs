@@ -23,7 +23,7 @@ use crate::{
     },
     config::Config,
     connection::memory::{Clock, ConnectionMemory},
-    datapath::{AttachMode, Attached, Inherited, SpreadPlan},
+    datapath::{AttachMode, Attached, Inherited},
     fib::{
         slow_path::KernelRoute,
         tables::{Tables, Write},
@@ -31,7 +31,7 @@ use crate::{
     health::CheckTarget,
     kernel::{
         netlink::{HostState, KernelNeighbour, RouteAction, RouteKey, Ruleset, XfrmLinks},
-        spread::Underlays,
+        spread::{SpreadPlan, Underlays},
         sysctl::Settings,
     },
 };

@@ -1,6 +1,6 @@
 //! Distributes received ESP of few receive queues over all CPUs, by Receive Packet Steering
 //! (Documentation/networking/scaling.rst). RPS hashes ESP by its SPI (`proto_ports_offset`, include/linux/in.h).
-//! Where it cannot, an XDP program does: [`crate::datapath`] attaches it to the interfaces of a [`SpreadPlan`].
+//! Where it cannot, an XDP program does: the datapath attaches it to the interfaces of a [`SpreadPlan`].
 //!
 //! [`decide`] has the decisions and is pure; [`sysfs`] reads and writes the masks; [`memory`] records them, so that a
 //! later agent, or `vpnhub unload`, puts back what was there before.
@@ -8,6 +8,7 @@
 mod decide;
 mod mask;
 mod memory;
+mod plan;
 mod sysfs;
 
 use std::{
@@ -23,6 +24,7 @@ use rustix::{
 use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
+pub use self::plan::{SpreadInterface, SpreadPlan, VLANS};
 use self::{
     decide::{Action, OwnMask},
     mask::CpuMask,
@@ -31,7 +33,6 @@ use self::{
 };
 use crate::{
     config::{Config, model::Spread},
-    datapath::{SpreadInterface, SpreadPlan, VLANS},
     kernel::netlink::{HostState, Link},
 };
 
