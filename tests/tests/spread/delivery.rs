@@ -8,7 +8,8 @@ use hub_tests::{
 };
 
 use crate::underlay::{
-    Wire, agent, config, cpu_of, cpus, esp, esp6, ike, in_udp, in_udp6, keepalive, underlay, with_xdp, world, xdp,
+    MACS, Wire, agent, config, cpu_of, cpus, esp, esp6, ike, in_udp, in_udp6, keepalive, pins, underlay, with_xdp,
+    world, xdp,
 };
 
 /// As strongSwan chooses them: random. They have more than one CPU for any number of CPUs.
@@ -84,10 +85,7 @@ fn other_packets_stay_on_receiving_cpu_unchanged() {
     };
     let sent: Vec<Packet> = (0..20).flat_map(|_| others()).collect();
     let arrived = wire.exchange(sent.clone());
-    let expected: Vec<Vec<u8>> = sent
-        .into_iter()
-        .map(|packet| packet.ethernet(crate::underlay::MACS[0], crate::underlay::MACS[1]).build())
-        .collect();
+    let expected: Vec<Vec<u8>> = sent.into_iter().map(|packet| packet.ethernet(MACS[0], MACS[1]).build()).collect();
     assert_eq!(arrived, BTreeMap::from([(0, expected)]), "all on the CPU that receives, in order");
     // And together with ESP of the same address pair.
     let mixed = (0..20).flat_map(|sequence| others().into_iter().chain([in_udp(spi, sequence + 1)]));
@@ -110,17 +108,26 @@ fn without_xdp_one_cpu_receives_everything() {
     agent.stop().unwrap();
 }
 
+/// A veth refuses native XDP while the other end's frames do not fit a page.
 #[test]
-fn generic_xdp_distributes_tagged_and_untagged_packets() {
+fn generic_xdp_distributes_where_driver_refuses_native() {
     let world = world();
-    world[HUB].batch("link add link wan0 name wan0.5 type vlan id 5\nlink set wan0.5 up").unwrap();
+    world[HUB].ip("link set wan1 mtu 9000").unwrap();
     let agent = agent().start_with(&world[HUB], &with_xdp("wan0")).unwrap();
     let status = underlay(&agent.status().unwrap(), "wan0");
     assert_eq!(status["spread_in_force"], "xdp-generic");
-    assert!(status["spread_reason"].as_str().unwrap().contains("VLAN interfaces"), "{status}");
+    let reason = status["spread_reason"].as_str().unwrap();
+    assert!(reason.starts_with("the driver refuses native XDP"), "{reason}");
+    let program = xdp(&world[HUB], "wan0").unwrap();
+    assert_eq!((program.0, pins(&world[HUB])), (2, vec!["generic".to_owned()]));
     let wire = Wire::open(&world[HUB]);
     assert_distributed(&wire.exchange(all(in_udp)));
     assert_distributed(&wire.exchange(all(esp6)));
-    assert_distributed(&wire.exchange(all(|spi, sequence| esp(spi, sequence).tag(VLAN, 5))));
+    assert_distributed(&wire.exchange(all(|spi, sequence| esp(spi, sequence).tag(VLAN, 77))));
+    // The next agent does not ask the driver again.
+    let agent = crate::underlay::agent().start_in(&world[HUB], agent.kill().unwrap()).unwrap();
+    assert_eq!(underlay(&agent.status().unwrap(), "wan0")["spread_in_force"], "xdp-generic");
+    assert_ne!(xdp(&world[HUB], "wan0"), Some(program));
+    assert_distributed(&wire.exchange(all(in_udp)));
     agent.stop().unwrap();
 }

@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    process::Output,
+    process::{Command, Output},
     sync::atomic::{AtomicBool, Ordering},
     thread,
 };
@@ -23,7 +23,9 @@ fn program_follows_configuration_agents_and_unload() {
     let hub = &world[HUB];
     let rps = config() + "[underlay.wan0]\nspread = \"rps\"\n";
     let mask = || {
-        let read = hub.command("sh").args(["-c", "cat /sys/class/net/wan0/queues/rx-0/rps_cpus"]).output().unwrap();
+        // `ip netns exec` mounts the /sys of the namespace.
+        let read = ["netns", "exec", hub.name(), "cat", "/sys/class/net/wan0/queues/rx-0/rps_cpus"];
+        let read = Command::new("ip").args(read).output().unwrap();
         String::from_utf8(read.stdout).unwrap().trim().trim_start_matches(['0', ',']).to_owned()
     };
     let first = agent().start_with(hub, &rps).unwrap();
@@ -93,15 +95,23 @@ fn detaching_agent_takes_program_away() {
     assert_eq!(xdp(&world[HUB], "wan0"), None);
 }
 
+struct End<'a>(&'a AtomicBool);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Crashes and starts while packets are in flight: none is lost, twice or changed.
 #[test]
 fn no_packet_is_lost_while_agents_come_and_go() {
     let world = world();
     let hub = &world[HUB];
-    let mut running = agent().start_with(hub, &with_xdp("wan0")).unwrap();
+    let first = agent().start_with(hub, &with_xdp("wan0")).unwrap();
     let wire = Wire::open(hub);
     let ends = AtomicBool::new(false);
-    thread::scope(|scope| {
+    let running = thread::scope(|scope| {
         let flow = scope.spawn(|| {
             let mut rounds = 0_u32;
             while !ends.load(Ordering::Relaxed) {
@@ -111,6 +121,9 @@ fn no_packet_is_lost_while_agents_come_and_go() {
             }
             rounds
         });
+        // Also if something fails.
+        let end = End(&ends);
+        let mut running = first;
         for _ in 0..3 {
             running = agent().start_in(hub, running.kill().unwrap()).unwrap();
         }
@@ -118,8 +131,9 @@ fn no_packet_is_lost_while_agents_come_and_go() {
             fs::write(running.config(), text).unwrap();
             running.cli(&["reload"]).unwrap();
         }
-        ends.store(true, Ordering::Relaxed);
+        drop(end);
         assert!(flow.join().unwrap() > 0);
+        running
     });
     running.stop().unwrap();
 }

@@ -139,7 +139,7 @@ fn spi_alone_selects_bucket() {
         [
             ("ESP", esp(spi, 1)),
             ("another sequence number", esp(spi, u32::MAX)),
-            ("another length", esp(spi, 2).payload(900)),
+            ("another length", esp(spi, 2).bytes([&spi.to_be_bytes()[..], &[0; 900]].concat())),
             ("IPv6", esp6(spi, 3)),
             ("NAT-T", in_udp(spi, 4)),
             ("NAT-T over IPv6", in_udp6(spi, 5)),
