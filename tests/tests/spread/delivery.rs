@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use hub_tests::{
-    lab::HUB,
+    lab::{HUB, retry},
     packet::{Packet, View, number::VLAN},
 };
 
@@ -129,5 +129,30 @@ fn generic_xdp_distributes_where_driver_refuses_native() {
     assert_eq!(underlay(&agent.status().unwrap(), "wan0")["spread_in_force"], "xdp-generic");
     assert_ne!(xdp(&world[HUB], "wan0"), Some(program));
     assert_distributed(&wire.exchange(all(in_udp)));
+    agent.stop().unwrap();
+}
+
+/// Packets of a VLAN interface at the far end have their tag beside the frame, as if a NIC had removed it.
+#[test]
+#[ignore = "needs the kernel's VLAN interfaces: cargo xtask vm-test"]
+fn tags_beside_frames_are_not_lost() {
+    let world = world();
+    let hub = &world[HUB];
+    let agent = agent().start_with(hub, &with_xdp("wan0")).unwrap();
+    assert_eq!(underlay(&agent.status().unwrap(), "wan0")["spread_in_force"], "xdp-native");
+    hub.batch(
+        "link add link wan0 name wan0.5 type vlan id 5\nlink add link wan1 name wan1.5 type vlan id 5\n\
+         link set wan0.5 up\nlink set wan1.5 up",
+    )
+    .unwrap();
+    retry("generic XDP", || Ok(xdp(hub, "wan0").filter(|(mode, _)| *mode == 2))).unwrap();
+    let status = underlay(&agent.status().unwrap(), "wan0");
+    assert!(status["spread_reason"].as_str().unwrap().contains("VLAN interfaces"), "{status}");
+    assert_distributed(&Wire::between(hub, "wan1.5", "wan0.5").exchange(all(in_udp)));
+    assert_distributed(&Wire::open(hub).exchange(all(esp6)));
+    // Without them natively again.
+    hub.ip("link del wan0.5").unwrap();
+    retry("native XDP", || Ok(xdp(hub, "wan0").filter(|(mode, _)| *mode == 1))).unwrap();
+    assert_distributed(&Wire::open(hub).exchange(all(in_udp)));
     agent.stop().unwrap();
 }

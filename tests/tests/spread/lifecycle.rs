@@ -34,7 +34,7 @@ fn program_follows_configuration_agents_and_unload() {
     assert_ne!(masked, "");
 
     fs::write(first.config(), with_xdp("wan0")).unwrap();
-    assert_eq!(first.cli(&["reload"]).unwrap().stdout, b"reloaded: underlay wan0 changed: spread\n");
+    assert_eq!(first.cli(&["reload"]).unwrap().stdout, b"reloaded: underlay wan0 (spread) changed\n");
     let (mode, program) = xdp(hub, "wan0").unwrap();
     assert_eq!((mode, pins(hub)), (1, vec!["native".to_owned()]));
     assert_eq!(mask(), "", "put back");

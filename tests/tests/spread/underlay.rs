@@ -124,7 +124,7 @@ pub fn underlay(status: &Value, name: &str) -> Value {
     all.iter().find(|underlay| underlay["interface"] == name).unwrap().clone()
 }
 
-/// Sends frames on `wan1` from CPU 0, and receives them on `wan0`.
+/// Sends frames from CPU 0, on `wan1`, and receives them, on `wan0`.
 pub struct Wire {
     sender: FrameSocket,
     /// By CPU.
@@ -133,9 +133,13 @@ pub struct Wire {
 
 impl Wire {
     pub fn open(hub: &Namespace) -> Self {
+        Self::between(hub, "wan1", "wan0")
+    }
+
+    pub fn between(hub: &Namespace, from: &str, to: &str) -> Self {
         let highest = *cpus().iter().max().unwrap();
-        let receivers = FrameSocket::open_by_cpu(hub, "wan0", highest as usize + 1).unwrap();
-        Self { sender: FrameSocket::open(hub, "wan1").unwrap(), receivers }
+        let receivers = FrameSocket::open_by_cpu(hub, to, highest as usize + 1).unwrap();
+        Self { sender: FrameSocket::open(hub, from).unwrap(), receivers }
     }
 
     /// Sends packets with Ethernet headers, and returns those that arrived, by CPU and in order. All must arrive.
