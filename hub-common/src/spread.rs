@@ -20,14 +20,14 @@ mod tests {
     use super::{BUCKETS, bucket};
 
     /// The largest share of `cpus` CPUs, as a multiple of an equal share; bucket N has CPU N modulo `cpus`.
-    fn largest(spis: impl Iterator<Item = u32>, cpus: usize) -> f64 {
+    fn largest(spis: impl Iterator<Item = u32>, cpus: u8) -> f64 {
         let mut total = 0_u32;
         let mut counts = [0_u32; 64];
         for spi in spis {
-            counts[bucket(spi) as usize % cpus] += 1;
+            counts[bucket(spi) as usize % usize::from(cpus)] += 1;
             total += 1;
         }
-        f64::from(counts.into_iter().max().expect("a CPU")) * cpus as f64 / f64::from(total)
+        f64::from(counts.into_iter().max().expect("a CPU")) * f64::from(cpus) / f64::from(total)
     }
 
     #[test]

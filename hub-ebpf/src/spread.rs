@@ -33,7 +33,7 @@ const NAT_T: u16 = 4500;
 /// Bytes of a UDP header (RFC 768).
 const UDP_HEADER: u16 = 8;
 /// SPI and sequence number. The kernel takes no shorter payload for ESP in UDP (`__xfrm4_udp_encap_rcv`,
-/// net/ipv4/xfrm4_input.c).
+/// `net/ipv4/xfrm4_input.c`).
 const ESP_HEADER: u16 = 8;
 
 /// Returns the program's code.

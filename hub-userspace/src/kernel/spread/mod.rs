@@ -174,7 +174,7 @@ impl Spreader {
     }
 
     /// A module with which RPS does not distribute ESP, if it is loaded: GRO decrypts before RPS (`esp4_gro_receive`,
-    /// net/ipv4/esp4_offload.c).
+    /// `net/ipv4/esp4_offload.c`).
     pub fn esp_offload(&self) -> Option<&'static str> {
         let sysfs = self.sysfs.as_ref()?;
         ["esp4_offload", "esp6_offload"].into_iter().find(|module| sysfs.has_module(module))
