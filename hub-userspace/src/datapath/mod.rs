@@ -230,6 +230,7 @@ impl Dataplane {
         for ifindex in interfaces {
             self.detach(*ifindex);
             self.pins.iter().for_each(|pins| spread::detach(pins, *ifindex));
+            self.spreading.forget(*ifindex);
         }
     }
 

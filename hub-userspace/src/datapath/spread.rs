@@ -80,6 +80,11 @@ impl Spreading {
         Ok(())
     }
 
+    /// The interface was removed. Its index may be reused.
+    pub(super) fn forget(&mut self, ifindex: u32) {
+        self.results.remove(&ifindex);
+    }
+
     /// 0 removes the queue.
     fn set_queue(&mut self, cpu: u32, packets: u32) -> Result<(), DatapathError> {
         let failure = |error| DatapathError::Map { map: CPUS, cause: chain(&error) };
