@@ -17,6 +17,9 @@ const SPIS: [u32; 8] =
     [0xc3a1_5e07, 0xc99e_0b12, 0xc44d_71f8, 0xcf20_9a63, 0xc81b_c6d4, 0xce75_02b9, 0xc2f8_4d90, 0xc60c_e84b];
 const EACH: u32 = 200;
 
+/// Makes a packet of an SPI and a sequence number.
+type Kind = fn(u32, u32) -> Packet;
+
 /// SPI and sequence number of ESP, with or without UDP.
 fn esp_of(frame: &[u8]) -> (u32, u32) {
     let view = View::ethernet(frame).unwrap();
@@ -50,7 +53,7 @@ fn spis_of_one_address_pair_are_received_on_several_cpus_in_order() {
     let agent = agent().start_with(&world[HUB], &with_xdp("wan0")).unwrap();
     assert_eq!(underlay(&agent.status().unwrap(), "wan0")["spread_in_force"], "xdp-native");
     let wire = Wire::open(&world[HUB]);
-    let kinds: [(&str, fn(u32, u32) -> Packet); 4] =
+    let kinds: [(&str, Kind); 4] =
         [("NAT-T", in_udp), ("NAT-T over IPv6", in_udp6), ("ESP", esp), ("ESP over IPv6", esp6)];
     for (name, kind) in kinds {
         println!("{name}");

@@ -152,7 +152,9 @@ impl Wire {
             packets.into_iter().map(|packet| packet.ethernet(MACS[0], MACS[1]).build()).collect();
         let mut arrived = BTreeMap::<u32, Vec<Vec<u8>>>::new();
         for batch in frames.chunks(WINDOW) {
-            batch.iter().for_each(|frame| self.sender.send(frame).unwrap());
+            for frame in batch {
+                self.sender.send(frame).unwrap();
+            }
             let deadline = Instant::now() + WAIT;
             let mut missing = batch.len();
             while missing > 0 {
