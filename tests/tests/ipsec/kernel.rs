@@ -13,7 +13,7 @@ use hub_tests::lab::{
 use serde_json::Value;
 
 use crate::cases::{all_pairs, assert_all_reach, ended_by_the_site, rekeyed};
-use crate::{Case, Needs, failover, restart};
+use crate::{Case, Needs, dynamic::at, failover, restart};
 
 pub const CASES: &[Case] = &[
     (Needs::KernelEsp, "kernel::all_pairs_reach_each_other_without_kernel_forwarding", || {
@@ -92,7 +92,7 @@ fn behind_nat() {
 /// SAs with NAT-T of one pair of addresses: `status` says that RPS does not distribute them, and XDP does.
 fn spread_by_xdp() {
     let options = two_sites().behind_nat(&SHANGHAI).behind_nat(&NINGBO);
-    let lab = IpsecLab::start(&options, |config: HubConfig| config).unwrap();
+    let lab = IpsecLab::start(&options, |config| at(at(config, &SHANGHAI, "any"), &NINGBO, "any")).unwrap();
     assert_all_reach(&lab);
     let config = fs::read_to_string(lab.agent.config()).unwrap();
     let underlay = |spread: &str| {
