@@ -12,6 +12,7 @@ pub mod flow;
 pub mod maps;
 pub mod mark;
 pub mod reason;
+pub mod spread;
 
 pub use mark::Mark;
 pub use reason::Reason;

@@ -1,5 +1,5 @@
 //! The stages of the forwarder and the modules that they share. The entry points are in `main.rs`, which calls the
-//! stages in order. The bench `lookup` links this library to measure the stages one by one.
+//! stages in order. [`spread`] is another program. The bench `lookup` links this library to measure the stages one by one.
 #![no_std]
 
 // The stages; `main.rs` has their order.
@@ -20,6 +20,9 @@ pub mod lookup;
 pub mod maps;
 pub mod mss;
 pub mod refusal;
+
+// A program of its own.
+pub mod spread;
 
 /// Everything that the stages need of an address family.
 pub trait Family:

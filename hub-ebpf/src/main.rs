@@ -27,7 +27,7 @@ use hub_ebpf::{
     policy::selector,
     redirect,
     refusal::Refusal,
-    rewrite, route, translate,
+    rewrite, route, spread, translate,
 };
 
 /// Entry point for XDP, native and generic.
@@ -64,6 +64,13 @@ pub fn vpnhub_tc_lpm(context: TcContext) -> i32 {
 pub fn vpnhub_egress(context: TcContext) -> i32 {
     translate::destination(&mut SkbFrame::new(context));
     SkbFrame::PASS as i32
+}
+
+/// Entry point for XDP on underlay interfaces with `spread = "xdp"`.
+#[xdp]
+#[inline(always)]
+pub fn vpnhub_spread(context: XdpContext) -> u32 {
+    spread::distribute(&XdpFrame::new(context))
 }
 
 #[inline(always)]

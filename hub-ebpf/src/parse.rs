@@ -75,6 +75,7 @@ const GROUP_BIT: u8 = 1;
 /// More-fragments flag and fragment offset (RFC 791): zero for a whole packet.
 pub const FRAGMENT: u16 = 0x3fff;
 pub const TCP: u8 = 6;
+pub const UDP: u8 = 17;
 /// IPv6 hop-by-hop options (RFC 8200 section 4.3).
 const HOP_BY_HOP: u8 = 0;
 
@@ -161,7 +162,7 @@ fn ethernet<F: Frame>(frame: &F, attachment: &Attachment) -> Result<Network, Ref
 
 /// Whether this `EtherType` is that of a tag to the kernel (`eth_type_vlan`, `include/linux/if_vlan.h`).
 #[inline(always)]
-fn is_tag(ethertype: u16) -> bool {
+pub fn is_tag(ethertype: u16) -> bool {
     ethertype == VLAN || ethertype == SERVICE_VLAN
 }
 
@@ -291,7 +292,6 @@ impl ParseIp for V6 {
 /// them.
 #[inline(always)]
 fn ports<A, F: Frame>(packet: &Packet<A>, frame: &F) -> u32 {
-    const UDP: u8 = 17;
     const DCCP: u8 = 33;
     const SCTP: u8 = 132;
     const UDP_LITE: u8 = 136;

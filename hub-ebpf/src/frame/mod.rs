@@ -144,6 +144,8 @@ pub unsafe trait Bytes {}
 
 // SAFETY: an array of bytes.
 unsafe impl<const N: usize> Bytes for [u8; N] {}
+// SAFETY: as above.
+unsafe impl<const N: usize, const M: usize> Bytes for [[u8; N]; M] {}
 
 /// What changed of that which a transport checksum covers.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -19,6 +19,8 @@ use crate::{
 /// (`bond_xdp_set`, `drivers/net/bonding/bond_main.c`).
 const ABOVE_OTHERS: [&str; 2] = ["bond", "team"];
 
+const SPREADS: &str =
+    "spread = \"xdp\" of [underlay] uses XDP of this interface, so the TC program forwards its packets";
 const ALONE: &str = "no other attachment that XDP could send to";
 
 /// What an interface is used for.
@@ -28,6 +30,9 @@ pub struct Use {
     pub users: usize,
     /// One of the connections has translations.
     pub translates: bool,
+    /// It is an underlay with `spread = "xdp"`, whose program has the only place for XDP. A chain of both programs would
+    /// rarely gain anything: the traffic of a gateway with one NIC goes into tunnels, which XDP cannot send to.
+    pub spreads: bool,
 }
 
 /// By name.
@@ -47,8 +52,8 @@ pub struct Attachments {
     had_xdp: BTreeSet<u32>,
     /// Those of them with translations.
     translating: BTreeSet<u32>,
-    /// Indices of the interfaces to attach to, and whether they have translations.
-    desired: BTreeMap<u32, bool>,
+    /// Indices of the interfaces to attach to.
+    desired: BTreeMap<u32, Use>,
     /// Those of them that have not been tried since the last change.
     untried: BTreeSet<u32>,
     /// XDP has somewhere to send to.
@@ -74,31 +79,38 @@ impl Attachments {
 
     /// Of these interfaces, the indices of those attached by TC only. Before attaching, this is a prediction.
     pub fn tc_only(&self, host: &HostState, interfaces: &Uses) -> BTreeSet<u32> {
-        let links = interfaces.keys().filter_map(|name| host.link(name));
+        let links = interfaces.iter().filter_map(|(name, used)| Some((host.link(name)?, used)));
         let xdp_is_useful = is_xdp_useful(host, interfaces);
-        let is_tc = |link: &&Link| {
+        let is_tc = |(link, used): &(&Link, &Use)| {
+            if used.spreads {
+                return true;
+            }
             if let Some(attached) = self.attached.get(&link.index) {
                 return attached.is_tc();
             }
-            let mode = self.mode_of(link, xdp_is_useful).0;
+            let mode = self.mode_of(link, **used, xdp_is_useful).0;
             mode == AttachMode::Tc || (mode == AttachMode::Auto && self.were_tc_only.contains(&link.index))
         };
-        links.filter(is_tc).map(|link| link.index).collect()
+        links.filter(is_tc).map(|(link, _)| link.index).collect()
     }
 
     /// Attaches to those of these interfaces that exist, then detaches from all others. If there are many,
     /// [`Self::attach_some`] continues, except `at_start`, when no failure is waiting in the loop.
     pub fn update(&mut self, host: &HostState, interfaces: &Uses, at_start: bool, effects: &mut Vec<Effect>) {
-        let existing = interfaces.iter().filter_map(|(name, used)| Some((host.link(name)?.index, used.translates)));
+        let existing = interfaces.iter().filter_map(|(name, used)| Some((host.link(name)?.index, *used)));
         self.desired = existing.collect();
         self.errors.retain(|name, _| interfaces.contains_key(name));
         self.attached.retain(|ifindex, _| self.desired.contains_key(ifindex));
         self.had_xdp.retain(|ifindex| self.desired.contains_key(ifindex));
         self.xdp_is_useful = is_xdp_useful(host, interfaces);
-        let is_to_attach = |(ifindex, translates): &(&u32, &bool)| match self.attached.get(ifindex) {
+        let is_to_attach = |(ifindex, used): &(&u32, &Use)| match self.attached.get(ifindex) {
             None => true,
-            Some(_) if self.translating.contains(ifindex) != **translates => true,
-            Some(attached) => self.xdp_is_useful && attached.reason.as_deref() == Some(ALONE),
+            Some(_) if self.translating.contains(ifindex) != used.translates => true,
+            Some(attached) if used.spreads => !attached.is_tc(),
+            Some(attached) => match attached.reason.as_deref() {
+                Some(SPREADS) => true,
+                reason => self.xdp_is_useful && reason == Some(ALONE),
+            },
         };
         self.untried = self.desired.iter().filter(is_to_attach).map(|(ifindex, _)| *ifindex).collect();
         for name in interfaces.keys().filter(|name| host.link(name).is_none()) {
@@ -120,8 +132,9 @@ impl Attachments {
     fn attach(&mut self, host: &HostState, at_once: usize, effects: &mut Vec<Effect>) {
         for ifindex in std::iter::from_fn(|| self.untried.pop_first()).take(at_once).collect::<Vec<_>>() {
             let Some(link) = host.links.get(&ifindex) else { continue };
-            let (mode, reason) = self.mode_of(link, self.xdp_is_useful);
-            let translates = self.desired.get(&ifindex) == Some(&true);
+            let used = self.desired.get(&ifindex).copied().unwrap_or_default();
+            let (mode, reason) = self.mode_of(link, used, self.xdp_is_useful);
+            let translates = used.translates;
             effects.push(Effect::Attach { name: link.name.clone(), ifindex, mode, reason, translates });
         }
         if self.untried.is_empty() {
@@ -140,7 +153,7 @@ impl Attachments {
                 self.errors.remove(&name);
                 self.attached.insert(ifindex, attached);
                 match self.desired.get(&ifindex) {
-                    Some(true) => self.translating.insert(ifindex),
+                    Some(Use { translates: true, .. }) => self.translating.insert(ifindex),
                     _ => self.translating.remove(&ifindex),
                 };
             }
@@ -155,6 +168,12 @@ impl Attachments {
 
     pub fn is_attached(&self, ifindex: u32) -> bool {
         self.attached.contains_key(&ifindex)
+    }
+
+    /// Whether XDP of an interface is to be given to, or taken back from, the program of `spread = "xdp"`.
+    pub fn is_moved(&self, link: Option<&Link>, used: &Use) -> bool {
+        let desired = link.and_then(|link| self.desired.get(&link.index));
+        desired.is_some_and(|desired| desired.spreads != used.spreads)
     }
 
     /// Whether packets are received by native XDP.
@@ -188,8 +207,9 @@ impl Attachments {
     }
 
     /// How to attach to an interface, and the reason if not natively.
-    fn mode_of(&self, link: &Link, xdp_is_useful: bool) -> (AttachMode, Option<&'static str>) {
+    fn mode_of(&self, link: &Link, used: Use, xdp_is_useful: bool) -> (AttachMode, Option<&'static str>) {
         match self.mode {
+            _ if used.spreads => (AttachMode::Tc, Some(SPREADS)),
             AttachMode::Auto if !link.ethernet => (AttachMode::Tc, Some("a layer-3 interface: XDP cannot send to it")),
             AttachMode::Auto if is_above_others(link) => {
                 (AttachMode::Tc, Some("its packets come in on the devices below it"))
@@ -203,7 +223,8 @@ impl Attachments {
 /// Whether two of the connections and the VPC are on interfaces that may have native XDP, or both on one of them.
 fn is_xdp_useful(host: &HostState, interfaces: &Uses) -> bool {
     let may_have = |link: &Link| link.ethernet && link.vlan.is_none() && !is_above_others(link);
-    let users = interfaces.iter().filter(|(name, _)| host.link(name).is_some_and(may_have)).map(|(_, used)| used.users);
+    let may_use = |(name, used): &(&String, &Use)| !used.spreads && host.link(name).is_some_and(may_have);
+    let users = interfaces.iter().filter(may_use).map(|(_, used)| used.users);
     users.sum::<usize>() > 1
 }
 

@@ -26,7 +26,7 @@ use crate::{
     ipsec::xfrm::translated::TranslatedSources,
     kernel::{
         netlink::{KernelNeighbour, Ruleset, XfrmLinks},
-        spread::Underlays,
+        spread::{SpreadPlan, Underlays},
         sysctl::Settings,
     },
 };
@@ -44,6 +44,8 @@ pub trait Datapath {
         reason: Option<&'static str>,
         translates: bool,
     ) -> Result<Attached>;
+    /// Distributes received ESP over the CPUs, on these interfaces only.
+    fn spread(&mut self, plan: &SpreadPlan);
     /// Detaches from all other interfaces.
     fn keep(&mut self, interfaces: &BTreeSet<u32>) -> Result<()>;
     /// Interfaces were removed.
@@ -68,8 +70,8 @@ pub trait Kernel {
     fn guard(&mut self, ruleset: &Ruleset) -> Result<()>;
     fn set(&mut self, settings: &Settings, audit: bool);
     fn accept_translated(&mut self, sources: &TranslatedSources);
-    /// Distributes received packets over the CPUs.
-    fn spread(&mut self, underlays: &Underlays);
+    /// Distributes received packets over the CPUs. Returns what the program is to do.
+    fn spread(&mut self, underlays: &Underlays) -> SpreadPlan;
     /// Interfaces were removed.
     fn forget(&mut self, interfaces: &BTreeSet<u32>);
     fn routes(&mut self, entries: Vec<KernelRoute>);
@@ -116,7 +118,7 @@ impl<D: Datapath, K: Kernel, I: Ike> Edge<D, K, I> {
             }
             Effect::Sysctls { settings, audit } => kernel.set(&settings, audit),
             Effect::AcceptTranslated(sources) => kernel.accept_translated(&sources),
-            Effect::Spread(underlays) => kernel.spread(&underlays),
+            Effect::Spread(underlays) => datapath.spread(&kernel.spread(&underlays)),
             Effect::Routes(entries) => kernel.routes(entries),
             Effect::Neighbours(neighbours) => kernel.neighbours(neighbours),
             Effect::AuditRoutes => kernel.audit(),

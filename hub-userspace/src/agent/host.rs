@@ -35,7 +35,7 @@ use crate::{
     kernel::{
         guard::GuardTable,
         netlink::{self, Interfaces, KernelNeighbour, Reconciler, Ruleset, XfrmLinks},
-        spread::{Spreader, Underlays},
+        spread::{SpreadPlan, Spreader, Underlays},
         sysctl::{Settings, Sysctls},
     },
 };
@@ -55,6 +55,10 @@ impl Datapath for Dataplane {
         translates: bool,
     ) -> Result<Attached> {
         Ok(Dataplane::attach(self, name, ifindex, mode, reason, translates)?)
+    }
+
+    fn spread(&mut self, plan: &SpreadPlan) {
+        Dataplane::spread(self, plan);
     }
 
     fn keep(&mut self, interfaces: &BTreeSet<u32>) -> Result<()> {
@@ -156,8 +160,8 @@ impl Kernel for Host {
         self.translated.set(sources);
     }
 
-    fn spread(&mut self, underlays: &Underlays) {
-        self.spreader.set(underlays);
+    fn spread(&mut self, underlays: &Underlays) -> SpreadPlan {
+        self.spreader.set(underlays)
     }
 
     fn forget(&mut self, interfaces: &BTreeSet<u32>) {

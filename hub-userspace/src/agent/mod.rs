@@ -40,6 +40,7 @@ pub mod step;
 mod tables;
 #[cfg(test)]
 mod tests;
+mod underlays;
 mod warnings;
 mod watchdog;
 pub mod world;

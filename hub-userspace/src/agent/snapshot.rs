@@ -10,14 +10,14 @@ use hub_common::maps::{UNATTRIBUTED, VPC};
 use ipnet::IpNet;
 use tracing::debug;
 
-use super::{edge::Edge, host::Host, warnings::Warnings, world::World};
+use super::{edge::Edge, host::Host, underlays, warnings::Warnings, world::World};
 use crate::{
     api_types::status::{self, Status},
     config::{Config, model},
     connection::state::States,
     datapath::{Counters, Dataplane},
     ipsec::vici::driver::Driver,
-    kernel::{netlink::ReconcileFailure, spread::SpreadReport},
+    kernel::netlink::ReconcileFailure,
     routing::rib::{self, Rib},
 };
 
@@ -96,18 +96,7 @@ impl Snapshot {
             attachment: world.attachments.status(&world.host, &vpc.interface),
             traffic: (&vpc_traffic).into(),
         });
-        let underlays = world.config.underlays.iter().map(|(name, underlay)| {
-            let SpreadReport { is_rps, reason, rx_queues, cpus } = edge.kernel.spreader.report(name);
-            status::UnderlayStatus {
-                interface: name.clone(),
-                spread: underlay.spread.name().to_owned(),
-                spread_in_force: is_rps.then(|| "rps".to_owned()),
-                spread_reason: reason,
-                rx_queues,
-                cpus,
-            }
-        });
-        let underlays = underlays.collect();
+        let underlays = underlays::status(world, edge);
         let (config, rib, states) = (Arc::clone(&world.config), Arc::clone(&world.rib), Arc::clone(&world.states));
         let refused = world.refused.clone();
         Ok(Self { config, rib, states, vpc, underlays, connections, total, kernel, refused })

@@ -10,7 +10,10 @@ use super::{
     world::{LOOK_AGAIN, Pending, Recompiled, World},
 };
 use crate::{
-    config::model::SelectorSource,
+    config::{
+        difference::{Difference, NamedDifference},
+        model::SelectorSource,
+    },
     connection::affected::Affected,
     fib::slow_path,
     health::{self, CheckTarget},
@@ -86,7 +89,7 @@ impl World {
                 if !difference.routes.is_empty() {
                     Arc::make_mut(&mut self.rib).change(&difference.routes);
                 }
-                self.pending.config |= difference.is_beyond_routes();
+                self.pending.config |= difference.is_beyond_routes() || self.moves_xdp(difference);
                 // The requester also waits for the kernel.
                 self.routes.unsettle();
             }
@@ -325,6 +328,13 @@ impl World {
             effects.push(Effect::Spread(underlays.clone()));
             self.underlays = Some(underlays);
         }
+    }
+
+    /// Whether an attachment gains or loses XDP by a changed underlay.
+    fn moves_xdp(&self, difference: &Difference) -> bool {
+        let interfaces =
+            if difference.underlays == NamedDifference::default() { return false } else { self.interfaces() };
+        interfaces.iter().any(|(name, used)| self.attachments.is_moved(self.host.link(name), used))
     }
 
     /// Takes over the host's state, and notes the connections on interfaces that differ. Returns whether any changed

@@ -16,7 +16,7 @@ use super::{
     routes::RoutePlan,
 };
 use crate::{
-    config::Config,
+    config::{Config, model::Spread},
     connection::{
         affected::Affected,
         liveness::Liveness,
@@ -307,6 +307,11 @@ impl World {
         }
         if let Some(vpc) = &self.config.vpc {
             interfaces.entry(vpc.interface.clone()).or_default().users += 1;
+        }
+        for (name, underlay) in &self.config.underlays {
+            if let Some(used) = interfaces.get_mut(name) {
+                used.spreads = underlay.spread == Spread::Xdp;
+            }
         }
         interfaces
     }

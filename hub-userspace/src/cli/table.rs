@@ -67,11 +67,13 @@ fn underlays(underlays: &[UnderlayStatus]) -> String {
     let mut rows = table(&["UNDERLAY", "SPREAD", "IN FORCE", "RX QUEUES", "CPUS"]);
     let mut notes = String::new();
     let number = |number: Option<String>| number.unwrap_or_else(|| "-".to_owned());
-    for UnderlayStatus { interface, spread, spread_in_force, spread_reason, rx_queues, cpus } in underlays {
+    for underlay in underlays {
+        let UnderlayStatus { interface, spread, spread_in_force, spread_reason, spread_hint, rx_queues, cpus } =
+            underlay;
         let in_force = spread_in_force.as_deref().unwrap_or("-").to_owned();
         let numbers = [rx_queues.map(|queues| queues.to_string()), cpus.map(|cpus| cpus.to_string())].map(number);
         rows.add_row([interface.clone(), spread.clone(), in_force].into_iter().chain(numbers));
-        notes.extend(spread_reason.iter().map(|reason| format!("{interface}: {reason}\n")));
+        notes.extend(spread_reason.iter().chain(spread_hint).map(|reason| format!("{interface}: {reason}\n")));
     }
     right(&mut rows, &[3, 4]);
     format!("{rows}\n{notes}\n")

@@ -34,7 +34,8 @@ const MAX_LOOKUP_MEMORY: u32 = 4096;
 const SOURCES: [(&str, SelectorSource); 3] =
     [("file", SelectorSource::File), ("ike", SelectorSource::Ike), ("xfrm", SelectorSource::Xfrm)];
 const ON_STOP: [(&str, OnStop); 2] = [("keep", OnStop::Keep), ("detach", OnStop::Detach)];
-const SPREADS: [(&str, Spread); 3] = [("auto", Spread::Auto), ("rps", Spread::Rps), ("off", Spread::Off)];
+const SPREADS: [(&str, Spread); 4] =
+    [("auto", Spread::Auto), ("rps", Spread::Rps), ("xdp", Spread::Xdp), ("off", Spread::Off)];
 const REVERSE_PATHS: [(&str, ReversePath); 2] = [("strict", ReversePath::Strict), ("off", ReversePath::Off)];
 const DEFAULT_INTERVAL: Duration = Duration::from_secs(3);
 const DEFAULT_RETRIES: u32 = 3;
@@ -193,11 +194,7 @@ pub(super) fn weight(value: &DeValue<'_>) -> Result<u8, Problem> {
 }
 
 fn spread(value: &DeValue<'_>) -> Result<Spread, Problem> {
-    match value.as_str() {
-        Some("xdp") => Err(Problem::new("\"xdp\" is not available in this version")
-            .help("write \"auto\" or \"rps\", which distribute ESP by its SPI")),
-        _ => value::choice(value, &SPREADS),
-    }
+    value::choice(value, &SPREADS)
 }
 
 fn publish_table(value: &DeValue<'_>) -> Result<u32, Problem> {

@@ -206,6 +206,8 @@ pub enum Spread {
     Auto,
     /// By RPS.
     Rps,
+    /// By an XDP program: ESP in UDP, too.
+    Xdp,
     /// Not by the agent.
     Off,
 }
@@ -216,6 +218,7 @@ impl Spread {
         match self {
             Self::Auto => "auto",
             Self::Rps => "rps",
+            Self::Xdp => "xdp",
             Self::Off => "off",
         }
     }

@@ -16,6 +16,7 @@ use super::{
     handover::Handover,
     links::attach_link,
     pins::{AttachmentKind, Pins},
+    spread,
 };
 use crate::config::model::LookupKind;
 
@@ -44,6 +45,14 @@ pub struct Attached {
 }
 
 impl Attached {
+    pub(super) fn native() -> Self {
+        Self { mode: NATIVE, reason: None }
+    }
+
+    pub(super) fn generic(reason: String) -> Self {
+        Self { mode: GENERIC, reason: Some(reason) }
+    }
+
     pub fn is_tc(&self) -> bool {
         self.mode == TC
     }
@@ -60,6 +69,8 @@ const TC: &str = "tc";
 const LOAD_ATTEMPTS: u32 = 5;
 /// Name of the program at egress.
 const EGRESS: &str = "vpnhub_egress";
+/// Name of the program that distributes received ESP over CPUs.
+const SPREAD: &str = "vpnhub_spread";
 
 /// The kernel programs, one for each type of hook.
 pub struct Programs {
@@ -70,6 +81,8 @@ pub struct Programs {
     tc_loaded: bool,
     /// The program at egress is loaded.
     egress_loaded: bool,
+    /// The program that distributes received ESP over CPUs is loaded.
+    spread_loaded: bool,
     /// The kernel has TCX (Linux 6.6), once it has been tried.
     pub(super) has_tcx: Option<bool>,
 }
@@ -79,7 +92,7 @@ impl Programs {
     pub fn load(mut ebpf: Ebpf, lookup: LookupKind) -> Result<Self, DatapathError> {
         let (xdp, tc) = names(lookup);
         load(|| program::<Xdp>(&mut ebpf, xdp).load())?;
-        Ok(Self { ebpf, xdp, tc, tc_loaded: false, egress_loaded: false, has_tcx: None })
+        Ok(Self { ebpf, xdp, tc, tc_loaded: false, egress_loaded: false, spread_loaded: false, has_tcx: None })
     }
 
     /// Loads both programs, on a thread each: the verifier takes most of the time of an agent's start.
@@ -99,7 +112,8 @@ impl Programs {
             let tc = load(|| tc.load());
             xdp.join().expect("loading does not panic").and(tc)
         })?;
-        Ok(Self { ebpf, xdp: names.0, tc: names.1, tc_loaded: true, egress_loaded: false, has_tcx: None })
+        let (xdp, tc) = names;
+        Ok(Self { ebpf, xdp, tc, tc_loaded: true, egress_loaded: false, spread_loaded: false, has_tcx: None })
     }
 
     pub fn object(&mut self) -> &mut Ebpf {
@@ -125,6 +139,16 @@ impl Programs {
         if !self.egress_loaded {
             load(|| program.load())?;
             self.egress_loaded = true;
+        }
+        Ok(program)
+    }
+
+    /// The program that distributes received ESP over CPUs: few hubs need it.
+    pub(super) fn spread(&mut self) -> Result<&mut Xdp, DatapathError> {
+        let program = program::<Xdp>(&mut self.ebpf, SPREAD);
+        if !self.spread_loaded {
+            load(|| program.load())?;
+            self.spread_loaded = true;
         }
         Ok(program)
     }
@@ -166,12 +190,14 @@ impl Programs {
                 return Ok(Attached { mode: TC, reason: why() });
             }
         };
+        // The interface no longer has `spread = "xdp"`.
+        spread::detach(pins, ifindex);
         // An interface supports only one of both modes (`dev_xdp_attach()`, net/core/dev.c).
         if pins.has(other, ifindex) {
             pins.detach(other, ifindex);
         }
         match self.attach_xdp(pins, kind, ifindex, flags) {
-            Ok(()) if kind == AttachmentKind::Native => Ok(Attached { mode: NATIVE, reason: None }),
+            Ok(()) if kind == AttachmentKind::Native => Ok(Attached::native()),
             Ok(()) => Ok(Attached { mode: GENERIC, reason: why() }),
             Err(error) if mode == AttachMode::Auto => {
                 detach_xdp(pins, ifindex);
@@ -202,7 +228,7 @@ pub fn detach(pins: &Pins, ifindex: u32) {
     }
 }
 
-fn detach_xdp(pins: &Pins, ifindex: u32) {
+pub(super) fn detach_xdp(pins: &Pins, ifindex: u32) {
     for kind in [AttachmentKind::Native, AttachmentKind::Generic] {
         if pins.has(kind, ifindex) {
             pins.detach(kind, ifindex);
@@ -238,7 +264,7 @@ where
     program.try_into().ok().expect("it is of this kind")
 }
 
-fn why_not_native(error: &io::Error) -> String {
+pub(super) fn why_not_native(error: &io::Error) -> String {
     match errno(error) {
         Some(Errno::BUSY | Errno::EXIST) => {
             "another XDP program is attached to the interface, so the TC program forwards its packets: for native XDP \

@@ -21,6 +21,7 @@ mod removal;
 mod run;
 mod running;
 mod saved_counts;
+mod spread;
 mod tc;
 
 use std::{
@@ -60,6 +61,7 @@ use crate::{
         named_map::take,
         pins::{AttachmentKind, Pins},
         records::Records,
+        spread::Spreading,
     },
     fib::{id_allocator::DeferredFree, old_group::OldGroup, tables::Write},
 };
@@ -72,6 +74,7 @@ pub struct Dataplane {
     programs: Programs,
     maps: Maps,
     handover: Handover,
+    spreading: Spreading,
     /// Required for attaching.
     pins: Option<Pins>,
     /// Indices of the interfaces that this agent has attached.
@@ -82,10 +85,12 @@ pub struct Dataplane {
     saved: Arc<Mutex<SavedCounts>>,
 }
 
-fn loader<'a>(settings: &'a model::DataplaneSettings, tag: &'a [u32; 2]) -> EbpfLoader<'a> {
+fn loader<'a>(settings: &'a model::DataplaneSettings, tag: &'a [u32; 2]) -> Result<EbpfLoader<'a>, DatapathError> {
+    let cpus = aya::util::nr_cpus().map_err(|(path, error)| DatapathError::Load(format!("{path}: {error}")))?;
     let mut loader = EbpfLoader::new();
+    loader.map_max_entries(spread::CPUS, u32::try_from(cpus).unwrap_or(u32::MAX));
     loader.override_global("MARK", &settings.mark, true).override_global("HANDOVER_TAG", tag, true);
-    loader
+    Ok(loader)
 }
 
 /// Only the programs of this agent know it.
@@ -115,19 +120,13 @@ impl Dataplane {
     /// Loads the program into the kernel, only for [`Dataplane::test_run`].
     pub fn load(settings: &model::DataplaneSettings) -> Result<Self, DatapathError> {
         error::check_host()?;
-        let object = loader(settings, &[0; 2]).load(PROGRAM).map_err(|error| DatapathError::load(&error))?;
+        let object = loader(settings, &[0; 2])?.load(PROGRAM).map_err(|error| DatapathError::load(&error))?;
         let mut programs = Programs::load(object, settings.lookup)?;
         let handover = Handover::new(take(programs.object(), "HANDOVER")?);
+        let spreading = Spreading::take(programs.object())?;
         let maps = Maps::take(programs.object(), settings, Records::default(), groups::create()?)?;
-        Ok(Self {
-            programs,
-            maps,
-            handover,
-            pins: None,
-            attached: BTreeSet::new(),
-            is_starting: false,
-            saved: Arc::default(),
-        })
+        let (pins, attached, saved) = (None, BTreeSet::new(), Arc::default());
+        Ok(Self { programs, maps, handover, spreading, pins, attached, is_starting: false, saved })
     }
 
     /// Loads the programs into the kernel. Those of an earlier agent of this instance keep running until
@@ -140,7 +139,8 @@ impl Dataplane {
         error::check_host()?;
         let pins = Pins::claim(instance)?;
         let records = Records::open(&pins)?;
-        let live = pins.live_links();
+        let mut live = pins.live_links();
+        live.retain(|(_, kind)| !kind.is_spread());
         let xdp = live.iter().filter(|(_, kind)| kind.is_xdp()).map(|(ifindex, _)| *ifindex).collect::<BTreeSet<_>>();
         let tc = live.iter().filter(|(_, kind)| matches!(kind, AttachmentKind::Tcx | AttachmentKind::Clsact));
         let inherited = Inherited {
@@ -153,7 +153,7 @@ impl Dataplane {
             xdp,
         };
         let tag = random_tag()?;
-        let mut with_pins = loader(settings, &tag);
+        let mut with_pins = loader(settings, &tag)?;
         for (map, path) in records::paths(&pins) {
             with_pins.map_pin_path(map, path);
         }
@@ -162,10 +162,11 @@ impl Dataplane {
         let groups = groups::create()?;
         groups::stage(&pins, programs.object(), &groups.map)?;
         let handover = Handover::new(take(programs.object(), "HANDOVER")?);
+        let spreading = Spreading::take(programs.object())?;
         let maps = Maps::take(programs.object(), settings, records, groups)?;
         let saved = Arc::new(Mutex::new(SavedCounts::of(&pins)));
-        let dataplane =
-            Self { programs, maps, handover, pins: Some(pins), attached: BTreeSet::new(), is_starting: true, saved };
+        let (pins, attached) = (Some(pins), BTreeSet::new());
+        let dataplane = Self { programs, maps, handover, spreading, pins, attached, is_starting: true, saved };
         Ok((dataplane, inherited))
     }
 
@@ -235,6 +236,8 @@ impl Dataplane {
     pub fn forget(&mut self, interfaces: &BTreeSet<u32>) {
         for ifindex in interfaces {
             self.detach(*ifindex);
+            self.pins.iter().for_each(|pins| spread::detach(pins, *ifindex));
+            self.spreading.forget(*ifindex);
         }
     }
 

@@ -157,7 +157,12 @@ pub fn take<M: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &'static s
 }
 
 fn capacity(map: &Map) -> u32 {
-    let (Map::Array(data) | Map::DevMap(data) | Map::HashMap(data) | Map::LpmTrie(data) | Map::PerCpuArray(data)) = map
+    let (Map::Array(data)
+    | Map::CpuMap(data)
+    | Map::DevMap(data)
+    | Map::HashMap(data)
+    | Map::LpmTrie(data)
+    | Map::PerCpuArray(data)) = map
     else {
         return 0;
     };

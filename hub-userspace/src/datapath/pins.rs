@@ -8,6 +8,8 @@
 //!   tcx-IFINDEX
 //!   clsact-IFINDEX       symbolic link: before Linux 6.6, a filter of ours is there, which cannot be pinned
 //!   egress-IFINDEX       the same, at egress: the interface has translations
+//!   spread-native-IFINDEX   links of the program of super::spread, on underlay interfaces
+//!   spread-generic-IFINDEX
 //!   counters/            see super::records
 //!   tables/              see super::groups
 //!   counts               see super::saved_counts
@@ -58,13 +60,22 @@ pub enum AttachmentKind {
     Clsact,
     /// A filter at egress, which translates.
     Egress,
+    /// The program that distributes received ESP over CPUs, on an underlay interface.
+    SpreadNative,
+    SpreadGeneric,
 }
 
 impl AttachmentKind {
-    const ALL: [Self; 5] = [Self::Native, Self::Generic, Self::Tcx, Self::Clsact, Self::Egress];
+    const ALL: [Self; 7] =
+        [Self::Native, Self::Generic, Self::Tcx, Self::Clsact, Self::Egress, Self::SpreadNative, Self::SpreadGeneric];
 
     pub fn is_xdp(self) -> bool {
         matches!(self, Self::Native | Self::Generic)
+    }
+
+    /// Not of the forwarder.
+    pub fn is_spread(self) -> bool {
+        matches!(self, Self::SpreadNative | Self::SpreadGeneric)
     }
 
     /// Where a filter of this kind is; `None` for kinds with links.
@@ -72,7 +83,7 @@ impl AttachmentKind {
         match self {
             Self::Clsact => Some(TcAttachType::Ingress),
             Self::Egress => Some(TcAttachType::Egress),
-            Self::Native | Self::Generic | Self::Tcx => None,
+            Self::Native | Self::Generic | Self::Tcx | Self::SpreadNative | Self::SpreadGeneric => None,
         }
     }
 
@@ -83,6 +94,8 @@ impl AttachmentKind {
             Self::Tcx => "tcx",
             Self::Clsact => "clsact",
             Self::Egress => "egress",
+            Self::SpreadNative => "spread-native",
+            Self::SpreadGeneric => "spread-generic",
         }
     }
 }

@@ -11,6 +11,8 @@ pub enum Hook {
     Tc,
     /// TC, for a packet that leaves.
     Egress,
+    /// XDP of an underlay interface.
+    Spread,
 }
 
 /// The result of [`Dataplane::test_run`].
@@ -37,7 +39,7 @@ impl Action {
     fn of(hook: Hook, code: u32) -> Self {
         // enum xdp_action (linux/bpf.h); TC_ACT_* (linux/pkt_cls.h).
         let [pass, drop, redirect] = match hook {
-            Hook::Xdp => [2, 1, 4],
+            Hook::Xdp | Hook::Spread => [2, 1, 4],
             Hook::Tc | Hook::Egress => [u32::MAX, 2, 7],
         };
         match code {
@@ -69,7 +71,7 @@ impl Dataplane {
         let mut output = vec![0; frame.len() + 256];
         let context = match hook {
             // struct xdp_md (linux/bpf.h): data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.
-            Hook::Xdp => [0, length, 0, ifindex, 0, 0].into_iter().flat_map(u32::to_ne_bytes).collect(),
+            Hook::Xdp | Hook::Spread => [0, length, 0, ifindex, 0, 0].into_iter().flat_map(u32::to_ne_bytes).collect(),
             Hook::Tc | Hook::Egress => {
                 let mut context = vec![0; SKB_BYTES];
                 context[SKB_MARK..SKB_MARK + 4].copy_from_slice(&mark.to_ne_bytes());
@@ -82,18 +84,19 @@ impl Dataplane {
             data_in: Some(frame),
             data_out: Some(&mut output),
             ctx_in: Some(&context),
-            ctx_out: (hook != Hook::Xdp).then_some(&mut context_after[..]),
+            ctx_out: matches!(hook, Hook::Tc | Hook::Egress).then_some(&mut context_after[..]),
             ..TestRunOptions::default()
         };
         let result = match hook {
             Hook::Xdp => self.programs.xdp().test_run(options),
             Hook::Tc => self.programs.tc()?.test_run(options),
             Hook::Egress => self.programs.egress()?.test_run(options),
+            Hook::Spread => self.programs.spread()?.test_run(options),
         };
         let result = result.map_err(DatapathError::program)?;
         output.truncate(result.data_size_out as usize);
         let mark = match hook {
-            Hook::Xdp => mark,
+            Hook::Xdp | Hook::Spread => mark,
             Hook::Tc | Hook::Egress => {
                 let mut after = [0; 4];
                 after.copy_from_slice(&context_after[SKB_MARK..SKB_MARK + 4]);

@@ -17,6 +17,10 @@ const AF_PACKET: libc::sa_family_t = 17;
 const ETH_P_ALL: u16 = 3;
 const PACKET_AUXDATA: libc::c_int = 8;
 const PACKET_IGNORE_OUTGOING: libc::c_int = 23;
+const PACKET_FANOUT: libc::c_int = 18;
+/// Socket N of the group gets the frames that the kernel receives on CPU N.
+const PACKET_FANOUT_CPU: libc::c_int = 2 << 16;
+const PACKET_FANOUT_FLAG_IGNORE_OUTGOING: libc::c_int = 0x4000 << 16;
 const TP_STATUS_CSUM_NOT_READY: u32 = 1 << 3;
 const TP_STATUS_VLAN_VALID: u32 = 1 << 4;
 const TP_STATUS_VLAN_TPID_VALID: u32 = 1 << 6;
@@ -80,6 +84,21 @@ impl FrameSocket {
         setsockopt(&socket, sockopt::RcvBufForce, &(16 << 20)).context("enlarging the receive buffer")?;
         bind(&socket, index).with_context(|| format!("binding to {name}"))?;
         Ok(Self { socket, name })
+    }
+
+    /// One socket for each of the CPUs 0 to `cpus` - 1, for the frames that the kernel receives on it.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_by_cpu(place: &Namespace, device: &str, cpus: usize) -> anyhow::Result<Vec<Self>> {
+        let group = place.ifindex(device)?.cast_signed() & 0xffff;
+        let join = |_| {
+            let socket = Self::open(place, device)?;
+            let fanout = group | PACKET_FANOUT_CPU | PACKET_FANOUT_FLAG_IGNORE_OUTGOING;
+            set_option(&socket.socket, libc::SOL_PACKET, PACKET_FANOUT, fanout).context("PACKET_FANOUT")?;
+            Ok(socket)
+        };
+        (0..cpus).map(join).collect()
     }
 
     /// Sends a frame unchanged: link header first, no checksums or padding added. It bypasses the device's own XDP.

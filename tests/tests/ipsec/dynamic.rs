@@ -25,7 +25,7 @@ fn name(site: &Site) -> String {
 }
 
 /// The customer gateway's address in the hub's file, with an identity of its own.
-fn at(mut config: HubConfig, site: &Site, address: &str) -> HubConfig {
+pub fn at(mut config: HubConfig, site: &Site, address: &str) -> HubConfig {
     let ipsec = config.connection(&site.place).ipsec.as_mut().unwrap();
     address.clone_into(&mut ipsec.site);
     ipsec.remote_id = Some(name(site));

@@ -1,5 +1,6 @@
 //! ESP in the kernel, one xfrm interface per connection.
 
+use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::process::Command;
 use std::time::Duration;
@@ -9,8 +10,10 @@ use hub_tests::lab::{
     agent_binary, output, udp_probe,
 };
 
+use serde_json::Value;
+
 use crate::cases::{all_pairs, assert_all_reach, ended_by_the_site, rekeyed};
-use crate::{Case, Needs, failover, restart};
+use crate::{Case, Needs, dynamic::at, failover, restart};
 
 pub const CASES: &[Case] = &[
     (Needs::KernelEsp, "kernel::all_pairs_reach_each_other_without_kernel_forwarding", || {
@@ -22,6 +25,7 @@ pub const CASES: &[Case] = &[
     }),
     (Needs::KernelEsp, "kernel::spoofed_source_is_dropped_and_counted", spoofed),
     (Needs::KernelEsp, "kernel::site_behind_nat_is_reached_over_udp", behind_nat),
+    (Needs::KernelEsp, "kernel::sites_behind_one_nat_are_reached_with_xdp_spread", spread_by_xdp),
     (Needs::KernelEsp, "kernel::failover::sa_deleted_by_site_fails_over_at_once", || {
         failover::deleted(Esp::Kernel, [100, 0]);
     }),
@@ -82,6 +86,29 @@ fn behind_nat() {
     let states = lab.world[HUB].ip("xfrm state").unwrap();
     assert!(states.contains("encap type espinudp"), "{states}");
     assert_eq!(lab.agent.status().unwrap().connection(VPC_SIDE)["attach"], "tc", "XDP could send nowhere");
+    lab.stop().unwrap();
+}
+
+/// SAs with NAT-T of one pair of addresses: `status` says that RPS does not distribute them, and XDP does.
+fn spread_by_xdp() {
+    let options = two_sites().behind_nat(&SHANGHAI).behind_nat(&NINGBO);
+    let lab = IpsecLab::start(&options, |config| at(at(config, &SHANGHAI, "any"), &NINGBO, "any")).unwrap();
+    assert_all_reach(&lab);
+    let config = fs::read_to_string(lab.agent.config()).unwrap();
+    let underlay = |spread: &str| {
+        fs::write(lab.agent.config(), format!("{config}[underlay.wan0]\nspread = \"{spread}\"\n")).unwrap();
+        let reloaded = lab.agent.cli(&["reload"]).unwrap();
+        assert!(reloaded.status.success(), "{}", String::from_utf8_lossy(&reloaded.stderr));
+        lab.agent.status().unwrap()["underlays"][0].clone()
+    };
+    let hint = underlay("rps")["spread_hint"].as_str().map(str::to_owned);
+    assert!(hint.as_ref().is_some_and(|hint| hint.starts_with("2 connections use NAT-T from")), "{hint:?}");
+    let status = underlay("xdp");
+    assert_eq!((&status["spread_in_force"], &status["spread_hint"]), (&"xdp-native".into(), &Value::Null), "{status}");
+    assert_all_reach(&lab);
+    let status = underlay("off");
+    assert_eq!(status["spread_in_force"], Value::Null);
+    assert_all_reach(&lab);
     lab.stop().unwrap();
 }
 

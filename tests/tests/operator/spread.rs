@@ -69,7 +69,7 @@ fn underlays_are_spread_and_put_back_by_reload_and_unload() {
     let in_force = if auto > 0 { json!("rps") } else { Value::Null };
     let vpc = json!({
         "interface": "vpc0", "spread": "auto", "spread_in_force": in_force, "rx_queues": 1, "cpus": cpus(),
-        "spread_reason": underlay(&status, "vpc0")["spread_reason"],
+        "spread_reason": underlay(&status, "vpc0")["spread_reason"], "spread_hint": underlay(&status, "vpc0")["spread_hint"],
     });
     assert_eq!(underlay(&status, "vpc0"), vpc);
     assert_eq!(underlay(&status, "vpc0")["spread_reason"].is_null(), auto > 0);

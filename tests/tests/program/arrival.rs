@@ -32,7 +32,7 @@ impl Arrival {
     /// The hook at which the program receives it; `raw`: without a link header.
     pub fn hook(&self, hook: Hook, raw: bool) -> reference::Hook {
         match hook {
-            Hook::Xdp => reference::Hook::Xdp,
+            Hook::Xdp | Hook::Spread => reference::Hook::Xdp,
             Hook::Tc | Hook::Egress => reference::Hook::Tc { protocol: self.protocol(raw) },
         }
     }

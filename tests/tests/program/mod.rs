@@ -202,7 +202,7 @@ impl Program {
         let link_header = if raw { 0 } else { 14 };
         match self.entry.0 {
             // It does not know which protocol the kernel will assign.
-            Hook::Xdp => !world.is_by_tc(arrival.interface) && arrival.taken_for.is_none(),
+            Hook::Xdp | Hook::Spread => !world.is_by_tc(arrival.interface) && arrival.taken_for.is_none(),
             // A test run requires the headers that the EtherType implies (bpf_prog_test_run_skb(), net/bpf/test_run.c).
             Hook::Tc | Hook::Egress => match arrival.protocol(raw) {
                 0x0800 => arrival.frame.len() >= link_header + 20,
@@ -215,7 +215,7 @@ impl Program {
     /// This hook's part of a verdict.
     pub fn part(&self, prediction: Prediction, world: &World, arrival: &Arrival) -> Prediction {
         match self.entry.0 {
-            Hook::Xdp => prediction.by_xdp(world),
+            Hook::Xdp | Hook::Spread => prediction.by_xdp(world),
             Hook::Tc | Hook::Egress => prediction.by_tc(world, arrival.interface, &arrival.frame),
         }
     }

@@ -72,7 +72,7 @@ pub struct TestArgs {
 }
 
 /// A test program, its default arguments, and its look-up.
-const SUITES: [(&str, &str, &str); 8] = [
+const SUITES: [(&str, &str, &str); 9] = [
     // Linux 6.1 uses clsact. Of the streams, only those without a hundred starts, because a start is slow there.
     ("outlive", "interfaces:: stream::spoofed stream::connections --test-threads 2", "compiled"),
     ("hunt", "random_packets_by --ignored --test-threads 1", "compiled"),
@@ -80,6 +80,7 @@ const SUITES: [(&str, &str, &str); 8] = [
     ("tunnels", "--test-threads 2", "compiled"),
     ("forward", "pairs:: frames:: layer3:: --test-threads 2 --include-ignored", "compiled"),
     ("forward", "pairs:: frames:: layer3:: --test-threads 2 --include-ignored", "lpm"),
+    ("spread", "--test-threads 1 --include-ignored", "compiled"),
     // They fill the kernel's neighbour table.
     ("operator", "alone:: --ignored --test-threads 1", "compiled"),
     ("agent", "ipsec_bench --ignored", "compiled"),

@@ -17,11 +17,11 @@ use crate::{
     kernel::netlink::{Changes, HostState, Link},
 };
 
-fn config(sites: &[&str]) -> Config {
+pub fn config(sites: &[&str]) -> Config {
     parse(&text(sites)).unwrap_or_else(|errors| panic!("{errors:#?}")).0
 }
 
-fn text(sites: &[&str]) -> String {
+pub fn text(sites: &[&str]) -> String {
     let mut text = "[gateway]\nname = \"hub\"\n[customer_gateway.site]\naddress = \"198.51.100.1\"\n".to_owned();
     for (number, site) in sites.iter().enumerate() {
         write!(
@@ -36,7 +36,7 @@ fn text(sites: &[&str]) -> String {
     text
 }
 
-fn host(sites: &[&str]) -> HostState {
+pub fn host(sites: &[&str]) -> HostState {
     let mut host = HostState::default();
     for (index, site) in (10..).zip(sites) {
         host.links.insert(Link {
@@ -51,7 +51,7 @@ fn host(sites: &[&str]) -> HostState {
     host
 }
 
-fn agent(sites: &[&str]) -> Agent {
+pub fn agent(sites: &[&str]) -> Agent {
     let mut agent = Agent::new(config(sites), &host(sites), Instant::now());
     agent.start().expect("it does not fail");
     agent.log();
@@ -62,12 +62,12 @@ fn change(agent: &Agent, sites: &[&str]) -> Event {
     change_to(agent, config(sites))
 }
 
-fn change_to(agent: &Agent, new: Config) -> Event {
+pub fn change_to(agent: &Agent, new: Config) -> Event {
     let difference = Difference::between(&agent.world.config, &new);
     Event::Change(Arc::new(Transition { difference, config: Some(Arc::new(new)) }))
 }
 
-fn links() -> Changes {
+pub fn links() -> Changes {
     let mut changes = Changes::default();
     changes.links = true;
     changes
@@ -346,35 +346,4 @@ fn state_change_is_reported_once_with_reason() {
     assert_eq!((reported.state, reported.was), (State::Down, Some(State::Up)));
     assert_eq!(reported.reason.expect("one"), "interface a0 is down: `ip link set a0 up`");
     assert!(agent.reported().is_none());
-}
-
-#[test]
-fn changed_underlay_is_spread_and_touches_nothing_else() {
-    let mut agent = agent(&["a", "b"]);
-    agent.settle();
-    agent.log();
-    // An attachment, too.
-    let with = |spread: &str| parse(&format!("{}[underlay.a0]\nspread = \"{spread}\"\n", text(&["a", "b"])));
-    for new in [with("auto").map(|found| found.0), with("off").map(|found| found.0), Ok(config(&["a", "b"]))] {
-        let change = change_to(&agent, new.expect("it is valid"));
-        agent.take(change).expect("it does not fail");
-        assert_eq!(agent.log(), ["spread"]);
-    }
-}
-
-#[test]
-fn recreated_underlay_is_spread_again() {
-    let new = parse(&format!("{}[underlay.wan0]\n", text(&["a"]))).unwrap_or_else(|errors| panic!("{errors:#?}")).0;
-    let mut agent = Agent::new(new, &host(&["a"]), Instant::now());
-    agent.start().expect("it does not fail");
-    agent.log();
-    let mut with = host(&["a"]);
-    with.links.insert(Link { index: 20, name: "wan0".to_owned(), ..Link::default() });
-    agent.see(with.clone(), links()).expect("it does not fail");
-    assert_eq!(agent.log(), ["spread"], "no table depends on it");
-    // Between two events, with the same index.
-    let mut gone = links();
-    gone.gone.insert(20);
-    agent.see(with, gone).expect("it does not fail");
-    assert_eq!(agent.log().iter().filter(|line| *line == "spread").count(), 1);
 }

@@ -9,3 +9,4 @@ mod random;
 mod recordings;
 mod round_trip;
 mod sim;
+mod underlays;

@@ -32,7 +32,7 @@ use crate::{
     ipsec::xfrm::translated::TranslatedSources,
     kernel::{
         netlink::{HostState, KernelNeighbour, RouteAction, RouteKey, Ruleset, XfrmLinks},
-        spread::Underlays,
+        spread::{SpreadPlan, Underlays},
         sysctl::Settings,
     },
 };
@@ -155,6 +155,8 @@ impl Datapath for Sim {
         Ok(Attached { mode: if is_tc { "tc" } else { "xdp-native" }, reason: reason.map(str::to_owned) })
     }
 
+    fn spread(&mut self, _plan: &SpreadPlan) {}
+
     fn keep(&mut self, interfaces: &BTreeSet<u32>) -> Result<()> {
         let mut state = self.0.borrow_mut();
         let gone: Vec<u32> = state.attached.keys().filter(|ifindex| !interfaces.contains(ifindex)).copied().collect();
@@ -229,12 +231,13 @@ impl Kernel for Sim {
         self.0.borrow_mut().translated = sources.clone();
     }
 
-    fn spread(&mut self, underlays: &Underlays) {
+    fn spread(&mut self, underlays: &Underlays) -> SpreadPlan {
         let mut state = self.0.borrow_mut();
         if !underlays.is_empty() || !state.underlays.is_empty() {
             state.log.push("spread".to_owned());
         }
         state.underlays = underlays.clone();
+        SpreadPlan::default()
     }
 
     fn forget(&mut self, interfaces: &BTreeSet<u32>) {

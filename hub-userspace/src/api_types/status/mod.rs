@@ -196,12 +196,16 @@ pub struct VpcStatus {
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct UnderlayStatus {
     pub interface: String,
-    /// As configured: `auto`, `rps` or `off`.
+    /// As configured: `auto`, `rps`, `xdp` or `off`.
     pub spread: String,
-    /// `rps` if the kernel distributes the packets of every receive queue; at most a minute old.
+    /// `rps` if the kernel distributes the packets of every receive queue, `xdp-native` or `xdp-generic` if the agent's
+    /// program does; at most a minute old.
     pub spread_in_force: Option<String>,
-    /// Why it does not, or not by the agent.
+    /// Why it is not in force, not by the agent, or not natively.
     pub spread_reason: Option<String>,
+    /// Why `xdp` would distribute packets that RPS does not, if so.
+    #[serde(default)]
+    pub spread_hint: Option<String>,
     /// Number of receive queues, if known.
     pub rx_queues: Option<usize>,
     /// Number of online CPUs, if known.

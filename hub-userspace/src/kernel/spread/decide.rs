@@ -39,7 +39,7 @@ pub fn actions(
     let is_wanted = match spread {
         Spread::Auto => is_useful(queues.len(), online),
         Spread::Rps => true,
-        Spread::Off => false,
+        Spread::Xdp | Spread::Off => false,
     };
     // `auto` never replaces another program's mask.
     let may_replace = |mask: &CpuMask| spread == Spread::Rps || mask.is_empty();
@@ -80,6 +80,8 @@ pub fn outcome(
             Some("it has a receive queue for each CPU; if its NIC puts all ESP into one, write rps".to_owned())
         }
         Spread::Off if !is_in_force => Some("off in the configuration".to_owned()),
+        // Reported if the XDP program is not in force.
+        Spread::Xdp => Some("there is one CPU to distribute to".to_owned()),
         _ => None,
     };
     (is_in_force, reason)

@@ -1,6 +1,9 @@
 //! Sets of CPUs in the kernel's two formats.
 
-use std::fmt::{self, Write as _};
+use std::{
+    fmt::{self, Write as _},
+    iter,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -65,6 +68,20 @@ impl CpuMask {
 
     pub fn is_empty(&self) -> bool {
         self.words.is_empty()
+    }
+
+    /// The numbers of the CPUs, ascending.
+    pub fn cpus(&self) -> impl Iterator<Item = u32> {
+        let words = (0..).zip(&self.words);
+        words.flat_map(|(index, word)| {
+            (0..BITS).filter(move |bit| word >> bit & 1 == 1).map(move |bit| index * BITS + bit)
+        })
+    }
+
+    /// The CPUs that are not in `other`.
+    pub fn without(&self, other: &Self) -> Self {
+        let others = other.words.iter().chain(iter::repeat(&0));
+        Self::of(self.words.iter().zip(others).map(|(word, other)| word & !other).collect())
     }
 
     /// The number of CPUs.

@@ -1,5 +1,6 @@
 //! Distributes received ESP of few receive queues over all CPUs, by Receive Packet Steering
 //! (Documentation/networking/scaling.rst). RPS hashes ESP by its SPI (`proto_ports_offset`, include/linux/in.h).
+//! Where it cannot, an XDP program does: the datapath attaches it to the interfaces of a [`SpreadPlan`].
 //!
 //! [`decide`] has the decisions and is pure; [`sysfs`] reads and writes the masks; [`memory`] records them, so that a
 //! later agent, or `vpnhub unload`, puts back what was there before.
@@ -7,6 +8,7 @@
 mod decide;
 mod mask;
 mod memory;
+mod plan;
 mod sysfs;
 
 use std::{
@@ -22,6 +24,7 @@ use rustix::{
 use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
+pub use self::plan::{SpreadInterface, SpreadPlan, VLANS};
 use self::{
     decide::{Action, OwnMask},
     mask::CpuMask,
@@ -53,6 +56,8 @@ struct Desired {
     link: Option<Incarnation>,
     /// Its kind, if it is one of [`UPPER`].
     upper: Option<String>,
+    /// With `xdp`: it has VLAN interfaces.
+    has_vlans: bool,
 }
 
 /// The desired state of all underlays, by interface name.
@@ -64,8 +69,11 @@ impl Underlays {
         let underlays = config.underlays.iter().map(|(name, underlay)| {
             let link = host.link(name);
             let upper = link.and_then(|link| link.kind.clone()).filter(|kind| UPPER.contains(&kind.as_str()));
+            let is_above =
+                |other: &Link| link.is_some_and(|link| other.vlan.is_some_and(|(lower, _)| lower == link.index));
+            let has_vlans = underlay.spread == Spread::Xdp && host.links.values().any(is_above);
             let link = link.map(|Link { index, mac, .. }| Incarnation { index: *index, mac: *mac });
-            (name.clone(), Desired { spread: underlay.spread, link, upper })
+            (name.clone(), Desired { spread: underlay.spread, link, upper, has_vlans })
         });
         Self(underlays.collect())
     }
@@ -94,6 +102,8 @@ pub struct SpreadReport {
     /// Numbers of receive queues and of online CPUs, if known.
     pub rx_queues: Option<usize>,
     pub cpus: Option<u32>,
+    /// Index of an interface to which the XDP program is to be attached.
+    pub xdp: Option<u32>,
 }
 
 /// Writes the masks.
@@ -131,8 +141,9 @@ impl Spreader {
         }
     }
 
-    /// Applies the desired state, and puts back what is no longer desired.
-    pub fn set(&mut self, underlays: &Underlays) {
+    /// Applies the desired state, and puts back what is no longer desired. Returns what XDP is to do.
+    pub fn set(&mut self, underlays: &Underlays) -> SpreadPlan {
+        let mut plan = SpreadPlan::default();
         self.reports.clear();
         self.failed.retain(|name, _| underlays.0.contains_key(name));
         let desired: BTreeSet<u32> = underlays.indices().collect();
@@ -147,9 +158,11 @@ impl Spreader {
         }
         for (name, desired) in &underlays.0 {
             let mut report = SpreadReport::default();
-            if let Err(failure) = self.apply(name, desired, &mut report) {
+            if let Err(failure) = self.apply(name, desired, &mut report, &mut plan) {
                 report.reason = Some(failure.to_string());
-                if desired.spread != Spread::Off || matches!(failure, SpreadFailure::Write(..)) {
+                // RPS is not needed there.
+                let is_quiet = desired.spread == Spread::Off || report.xdp.is_some();
+                if !is_quiet || matches!(failure, SpreadFailure::Write(..)) {
                     self.note(name, failure.to_string());
                 }
             } else {
@@ -157,6 +170,14 @@ impl Spreader {
             }
             self.reports.insert(name.clone(), report);
         }
+        plan
+    }
+
+    /// A module with which RPS does not distribute ESP, if it is loaded: GRO decrypts before RPS (`esp4_gro_receive`,
+    /// `net/ipv4/esp4_offload.c`).
+    pub fn esp_offload(&self) -> Option<&'static str> {
+        let sysfs = self.sysfs.as_ref()?;
+        ["esp4_offload", "esp6_offload"].into_iter().find(|module| sysfs.has_module(module))
     }
 
     /// Puts back all masks of this and earlier agents; returns the number of queues. Continues after a failure.
@@ -179,17 +200,28 @@ impl Spreader {
     fn apply(
         &mut self,
         name: &str,
-        Desired { spread, link, upper }: &Desired,
+        Desired { spread, link, upper, has_vlans }: &Desired,
         report: &mut SpreadReport,
+        plan: &mut SpreadPlan,
     ) -> Result<(), SpreadFailure> {
         let link = link.as_ref().ok_or_else(|| SpreadFailure::Missing(name.to_owned()))?;
         if let Some(kind) = upper.as_ref().filter(|_| *spread != Spread::Off) {
             return Err(SpreadFailure::Upper(name.to_owned(), kind.clone()));
         }
         let sysfs = sysfs(&mut self.sysfs)?;
-        let (queues, online) = (sysfs.queues(name, link)?, sysfs.online_cpus()?);
+        let online = sysfs.online_cpus()?;
+        report.cpus = Some(online.count());
+        if *spread == Spread::Xdp {
+            plan.cpus = sysfs.usable_cpus(&online).cpus().collect();
+            if plan.cpus.len() > 1 {
+                let generic = has_vlans.then_some(VLANS);
+                plan.interfaces.insert(link.index, SpreadInterface { name: name.to_owned(), generic });
+                report.xdp = Some(link.index);
+            }
+        }
+        let queues = sysfs.queues(name, link)?;
         let mut masks = queues.masks()?;
-        (report.rx_queues, report.cpus) = (Some(masks.len()), Some(online.count()));
+        report.rx_queues = Some(masks.len());
         let actions = decide::actions(*spread, &online, &masks, self.own(link.index));
         if !actions.is_empty() {
             self.perform(link, &queues, &online, &actions)?;

@@ -89,6 +89,23 @@ impl Sysfs {
         CpuMask::parse_list(&text).map_err(|error| SpreadFailure::Read(path.to_owned(), io::Error::other(error)))
     }
 
+    /// Of these CPUs, those that RPS would use: without isolated ones, of `isolcpus` and `nohz_full`
+    /// (`rps_cpumask_housekeeping`, net/core/net-sysfs.c). All of them if no others are left.
+    pub fn usable_cpus(&self, online: &CpuMask) -> CpuMask {
+        let listed = |name| {
+            // Without isolation the files are empty, `(null)` or missing.
+            let text = read(&self.root, &format!("devices/system/cpu/{name}")).unwrap_or_default();
+            CpuMask::parse_list(&text).unwrap_or_default()
+        };
+        let usable = online.without(&listed("isolated")).without(&listed("nohz_full"));
+        if usable.is_empty() { online.clone() } else { usable }
+    }
+
+    /// Whether a module is loaded.
+    pub fn has_module(&self, name: &str) -> bool {
+        directory(&self.root, &format!("module/{name}")).is_ok()
+    }
+
     /// The receive queues of an interface.
     ///
     /// # Errors

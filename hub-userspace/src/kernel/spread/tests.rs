@@ -35,6 +35,18 @@ fn mask_text_equals_kernel_format() {
 }
 
 #[test]
+fn sets_of_cpus_are_listed_and_subtracted() {
+    let list = |text: &str| CpuMask::parse_list(text).expect(text);
+    assert_eq!(list("0-2,31-33,64").cpus().collect::<Vec<_>>(), [0, 1, 2, 31, 32, 33, 64]);
+    assert_eq!(CpuMask::default().cpus().count(), 0);
+    for (from, what, expected) in [("0-3", "1", "0,2-3"), ("0-64", "64,70", "0-63"), ("0-1", "32", "0-1")] {
+        assert_eq!(list(from).without(&list(what)), list(expected));
+    }
+    assert!(list("5").without(&list("0-40")).is_empty());
+    assert_eq!(list("5").without(&CpuMask::default()), list("5"));
+}
+
+#[test]
 fn text_that_is_no_mask_is_rejected() {
     let long = vec!["0"; 5000].join(",");
     for text in ["", "x", "-1", "0x3", "3,", ",3", "123456789", "3 ", "+3", &long] {
@@ -182,8 +194,12 @@ fn link() -> Incarnation {
     Incarnation { index: 3, mac: Some(MAC) }
 }
 
+fn desired(spread: Spread) -> Desired {
+    Desired { spread, link: Some(link()), upper: None, has_vlans: false }
+}
+
 fn underlays(spread: Spread) -> Underlays {
-    Underlays(BTreeMap::from([("eth0".to_owned(), Desired { spread, link: Some(link()), upper: None })]))
+    Underlays(BTreeMap::from([("eth0".to_owned(), desired(spread))]))
 }
 
 #[test]
@@ -193,7 +209,7 @@ fn masks_of_killed_agent_are_known_to_next() {
     let mut spreader = host.spreader();
     spreader.set(&underlays(Spread::Rps));
     assert_eq!((host.queue(0), host.queue(1)), ("f".to_owned(), "f".to_owned()));
-    let report = SpreadReport { is_rps: true, reason: None, rx_queues: Some(2), cpus: Some(4) };
+    let report = SpreadReport { is_rps: true, reason: None, rx_queues: Some(2), cpus: Some(4), xdp: None };
     assert_eq!(spreader.report("eth0"), report);
     // Killed here.
     let mut next = host.spreader();
@@ -229,6 +245,72 @@ fn mask_that_cannot_be_recorded_is_not_written() {
     fs::remove_dir(host.path("lock/1.spread.new")).expect("it is ours");
     spreader.set(&underlays(Spread::Auto));
     assert_eq!((host.queue(0), host.queue(1)), ("f".to_owned(), "f".to_owned()));
+}
+
+#[test]
+fn xdp_puts_masks_back_and_takes_cpus_without_isolated_ones() {
+    let host = Host::new();
+    let mut spreader = host.spreader();
+    assert_eq!(spreader.set(&underlays(Spread::Rps)), SpreadPlan::default());
+    let plan = spreader.set(&underlays(Spread::Xdp));
+    assert_eq!((host.queue(0), host.queue(1)), ("0".to_owned(), "0".to_owned()));
+    let interface = SpreadInterface { name: "eth0".to_owned(), generic: None };
+    assert_eq!(plan.interfaces, BTreeMap::from([(3, interface.clone())]));
+    let report = spreader.report("eth0");
+    assert_eq!((report.xdp, report.is_rps, report.rx_queues, report.cpus), (Some(3), false, Some(2), Some(4)));
+    let vlans = Underlays(BTreeMap::from([("eth0".to_owned(), Desired { has_vlans: true, ..desired(Spread::Xdp) })]));
+    let generic = SpreadInterface { generic: Some(VLANS), ..interface };
+    assert_eq!(spreader.set(&vlans).interfaces, BTreeMap::from([(3, generic)]));
+
+    let mut cpus = |isolated: &str, nohz_full: &str| {
+        host.write("devices/system/cpu/isolated", isolated);
+        host.write("devices/system/cpu/nohz_full", nohz_full);
+        spreader.set(&underlays(Spread::Xdp)).cpus
+    };
+    for (isolated, nohz_full, expected) in [
+        ("\n", "(null)\n", &[0, 1, 2, 3][..]),
+        ("1,3\n", "", &[0, 2]),
+        ("1\n", "2-3\n", &[0]),
+        // No other CPU is left.
+        ("0-3\n", "\n", &[0, 1, 2, 3]),
+    ] {
+        assert_eq!(cpus(isolated, nohz_full), expected, "{isolated:?} {nohz_full:?}");
+    }
+    cpus("1\n", "2-3\n");
+    let report = spreader.report("eth0");
+    assert_eq!((report.xdp, report.reason.as_deref()), (None, Some("there is one CPU to distribute to")));
+}
+
+#[test]
+fn xdp_needs_no_rps() {
+    let host = Host::new();
+    fs::remove_file(host.path(&Host::file(0))).expect("it is ours");
+    let mut spreader = host.spreader();
+    assert!(spreader.set(&underlays(Spread::Xdp)).interfaces.contains_key(&3));
+    assert_eq!(spreader.failed.len(), 0);
+    // Nor an upper interface.
+    assert_eq!(spreader.set(&found_with("eth0", Some("vlan"), "spread = \"xdp\"")), SpreadPlan::default());
+    assert!(spreader.report("eth0").reason.is_some_and(|reason| reason.contains("vlan")));
+}
+
+#[test]
+fn loaded_esp_offload_is_found() {
+    let host = Host::new();
+    let spreader = host.spreader();
+    assert_eq!(spreader.esp_offload(), None);
+    fs::create_dir_all(host.path("module/esp6_offload")).expect("it is ours");
+    assert_eq!(spreader.esp_offload(), Some("esp6_offload"));
+}
+
+#[test]
+fn vlan_interface_above_is_found() {
+    let config = parse("[gateway]\nname = \"hub\"\n[underlay.eth0]\nspread = \"xdp\"\n").expect("it is valid").0;
+    let mut host = HostState::default();
+    host.links.insert(Link { index: 3, name: "eth0".to_owned(), ..Link::default() });
+    host.links.insert(Link { index: 4, name: "eth1.5".to_owned(), vlan: Some((5, 5)), ..Link::default() });
+    assert!(!Underlays::of(&config, &host).0["eth0"].has_vlans);
+    host.links.insert(Link { index: 6, name: "eth0.5".to_owned(), vlan: Some((3, 5)), ..Link::default() });
+    assert!(Underlays::of(&config, &host).0["eth0"].has_vlans);
 }
 
 #[test]
@@ -283,7 +365,11 @@ fn kernel_without_rps_is_reported() {
 }
 
 fn found(name: &str, kind: Option<&str>) -> Underlays {
-    let text = format!("[gateway]\nname = \"hub\"\n[underlay.{name}]\n");
+    found_with(name, kind, "")
+}
+
+fn found_with(name: &str, kind: Option<&str>, keys: &str) -> Underlays {
+    let text = format!("[gateway]\nname = \"hub\"\n[underlay.{name}]\n{keys}\n");
     let config = parse(&text).unwrap_or_else(|errors| panic!("{errors:#?}")).0;
     let mut host = HostState::default();
     let kind = kind.map(str::to_owned);
