@@ -94,16 +94,15 @@ pub fn settings(traffic: &Traffic, macs: Macs) -> Result<Settings> {
     }
 
     let sent = head(traffic, macs.gateway, macs.from, TTL)?;
-    // Bytes 6 to 12, the source MAC, and the header's checksum are not compared.
     let (source, arrival) = traffic.translated.filter(|_| !untouched).unwrap_or((traffic.source, destination));
     let translated = Traffic { source, destination: arrival, ..*traffic };
     let arrives = if untouched { sent } else { head(&translated, macs.to, macs.from, TTL - 1)? };
+    // Bytes 6 to 12, the source MAC, and the header's checksum are not compared.
     let mut checked = [0xff; size_of::<LongHead>()];
     checked[6..12].fill(0);
     if let Some((_, checksum)) = layout.header {
         checked[checksum * 2..][..2].fill(0);
     }
-
     let udp = layout.udp * 2;
     let addresses = if version == 4 { udp - 2 * 4 } else { udp - 2 * 16 };
     // RFC 768, RFC 8200: addresses, protocol and UDP's length, then UDP itself, which has the length once more.
@@ -113,11 +112,7 @@ pub fn settings(traffic: &Traffic, macs: Macs) -> Result<Settings> {
         udp_sum: u32::from(fold(udp_sum(head))),
         first_destination: match first {
             IpAddr::V4(address) => address.to_bits(),
-            IpAddr::V6(address) => {
-                let octets = address.octets();
-                let at = (layout.destination - IPV6_DESTINATION) * 2;
-                u32::from_be_bytes([octets[at], octets[at + 1], octets[at + 2], octets[at + 3]])
-            }
+            IpAddr::V6(address) => (address.to_bits() >> (96 - (layout.destination - IPV6_DESTINATION) * 16)) as u32,
         },
     };
     let header_sum = layout.header.map_or(0, |(header, _)| sum(&sent[header * 2..][..IPV4_HEADER]));

@@ -36,7 +36,7 @@ pub const fn sum(one: u16, other: u16) -> u16 {
 /// zeros.
 #[inline(always)]
 pub fn difference_of<const N: usize>(old: [u8; N], new: [u8; N]) -> u16 {
-    const { assert!(N % 4 == 0 && N <= 64) };
+    const { assert!(N.is_multiple_of(4) && N <= 64) };
     let mut total = 0_u64;
     for index in 0..N / 4 {
         let word = |bytes: &[u8; N]| {

@@ -27,6 +27,7 @@ pub trait Translate: Address + PartialEq {
 
     /// The address after translation; `otherwise` if it has no counterpart on the other side. `bits`: [`TO_SITE_BIT`] or
     /// 0. Not an `Option`: the compiler copies its undefined content, which the verifier rejects.
+    #[must_use]
     fn translated_or(self, translations: u32, bits: u32, otherwise: Self) -> Self;
 
     /// As [`Self::translated_or`], for [`apply`](super::apply).

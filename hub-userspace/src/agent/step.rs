@@ -17,10 +17,7 @@ use crate::{
     connection::affected::Affected,
     fib::slow_path,
     health::{self, CheckTarget},
-    ipsec::{
-        underlay::{is_other_underlay, may_be_underlay},
-        xfrm::translated,
-    },
+    ipsec::underlay::{is_other_underlay, may_be_underlay},
     kernel::{
         netlink::{Changes, HostState},
         spread::Underlays,
@@ -394,11 +391,7 @@ impl World {
         if self.settings.follow(&self.config, &self.host, by_ports) {
             effects.push(Effect::Sysctls { settings: self.settings.clone(), audit: false });
         }
-        let translated = translated::sources(&self.config, &self.host);
-        if self.translated.as_ref() != Some(&translated) {
-            effects.push(Effect::AcceptTranslated(translated.clone()));
-            self.translated = Some(translated);
-        }
+        self.accept_translated(effects);
         let interfaces = self.interfaces();
         self.attachments.update(&self.host, &interfaces, self.is_starting, effects);
     }

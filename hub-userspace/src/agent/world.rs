@@ -34,7 +34,10 @@ use crate::{
     ipsec::{
         links::LinkPlan,
         vici::tunnels::Tunnels,
-        xfrm::{follow::Policies, translated::TranslatedSources},
+        xfrm::{
+            follow::Policies,
+            translated::{self, TranslatedSources},
+        },
     },
     kernel::{
         netlink::{Changes, HostState, Problems, ReconcileFailure},
@@ -320,6 +323,15 @@ impl World {
     pub(super) fn protect(&mut self, effects: &mut Vec<Effect>) {
         let Self { guard, config, host, negotiated, ids, .. } = self;
         guard.follow(config, host, negotiated, &ids.policy.connections, effects);
+    }
+
+    /// Has the kernel accept the translated sources that it passes on or gets itself.
+    pub(super) fn accept_translated(&mut self, effects: &mut Vec<Effect>) {
+        let translated = translated::sources(&self.config, &self.host);
+        if self.translated.as_ref() != Some(&translated) {
+            effects.push(Effect::AcceptTranslated(translated.clone()));
+            self.translated = Some(translated);
+        }
     }
 
     /// Updates the nftables table after changes of the selectors of these connections, and of the addresses of these

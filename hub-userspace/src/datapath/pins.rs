@@ -290,7 +290,8 @@ pub fn instances() -> Vec<Instance> {
 
 /// Name of an interface in the network namespace of the calling thread.
 pub fn interface_name(ifindex: u32) -> Option<String> {
-    let socket = socket(AddressFamily::INET, SocketType::DGRAM, None).ok()?;
+    // Any socket will do. The systemd unit permits no Internet sockets.
+    let socket = socket(AddressFamily::UNIX, SocketType::DGRAM, None).ok()?;
     index_to_name(socket, ifindex).ok()
 }
 
