@@ -173,6 +173,15 @@ fn policies_for_translated_sources_are_added_restored_and_removed() {
         let view = until(&mut follower, "read", |view| view.table.is_some()).await;
         assert_eq!(policies(&view), 1);
 
+        // Another's policy for the same packets is left alone.
+        let same = "src 10.203.1.0/24 dst 0.0.0.0/0 dir in if_id 7";
+        let end = "tmpl src 198.51.100.10 dst 203.0.113.1 proto esp reqid 1 mode tunnel";
+        assert!(ip_xfrm(&format!("policy add {same} {end}")));
+        agent.set(&sources(&[(7, "10.201.1.0/24"), (7, "10.203.1.0/24"), (7, "fd00:201:1::/64")]));
+        assert_eq!(own_policies().len(), added.len() + 1, "fwd has none");
+        agent.set(&both);
+        assert!(ip_xfrm(&format!("policy delete {same}")));
+
         // Another process removes them. A second agent finds those of the first.
         assert!(ip_xfrm("policy delete src fd00:201:1::/64 dst ::/0 dir in if_id 7"));
         agent.set(&both);

@@ -17,17 +17,20 @@ use crate::underlay::{MACS, esp, esp6, ike, in_udp, in_udp6, keepalive};
 
 const SPI: u32 = 0xc0ff_ee01;
 
-/// Runs a test in a namespace, where device 2 is a veth, with the loaded program.
+/// Index of a veth device. A new namespace may have the fallback devices of tunnel modules, with the first indices.
+const NEAR: u32 = 100;
+
+/// Runs a test in a namespace that has the veth, with the loaded program.
 fn with_program(test: impl FnOnce(&mut Dataplane) + Send) {
     require_root().unwrap();
     let namespace = Namespace::create(&unique_prefix()).unwrap();
-    namespace.batch("link add near index 2 type veth peer name far index 3").unwrap();
+    namespace.ip(&format!("link add near index {NEAR} type veth peer name far index {}", NEAR + 1)).unwrap();
     namespace.enter(|| test(&mut Dataplane::load(&DataplaneSettings::default()).unwrap())).unwrap();
 }
 
 /// Whether the program redirects the frame, which it never changes.
 fn is_redirected(dataplane: &mut Dataplane, name: &str, frame: &[u8]) -> bool {
-    let outcome = dataplane.test_run(Hook::Spread, 2, frame, 0).unwrap();
+    let outcome = dataplane.test_run(Hook::Spread, NEAR, frame, 0).unwrap();
     assert_eq!(outcome.frame, frame, "{name}");
     match outcome.action {
         Action::Redirect => true,

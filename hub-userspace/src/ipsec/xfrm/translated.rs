@@ -5,11 +5,14 @@
 //! `net/xfrm/xfrm_policy.c`). These policies accept it by the interface id: only packets from the same tunnel. The
 //! program has checked the selectors, and the nftables table accepts nothing else.
 
-use std::{collections::BTreeSet, io};
+use std::{collections::BTreeSet, io, time::Duration};
 
 use ipnet::IpNet;
 use rtnetlink::sys::{Socket, SocketAddr, protocols::NETLINK_XFRM};
-use rustix::io::Errno;
+use rustix::{
+    io::Errno,
+    net::sockopt::{self, Timeout},
+};
 use tracing::{info, warn};
 
 use super::wire::{Direction, Dump, XfrmMessage, answers, own::OwnPolicy};
@@ -91,7 +94,10 @@ fn replace(sources: &TranslatedSources) -> io::Result<usize> {
     Ok(removed)
 }
 
-/// The kernel answers these requests within the system call, so that a blocking socket does not wait.
+/// The kernel answers these requests within the system call, so that a blocking socket does not wait. A lost answer must
+/// not stop the agent.
+const PATIENCE: Duration = Duration::from_secs(2);
+
 struct Requests {
     socket: Socket,
     sequence: u32,
@@ -101,6 +107,7 @@ impl Requests {
     fn open() -> io::Result<Self> {
         let mut socket = Socket::new(NETLINK_XFRM)?;
         socket.bind_auto()?;
+        sockopt::set_socket_timeout(&socket, Timeout::Recv, Some(PATIENCE))?;
         Ok(Self { socket, sequence: 0 })
     }
 
@@ -131,8 +138,12 @@ impl Requests {
                 match answer {
                     XfrmMessage::Own(own) => take(own),
                     XfrmMessage::Done | XfrmMessage::Error(0) => return Ok(true),
-                    // No such policy, or none at all (net/xfrm/xfrm_user.c).
-                    XfrmMessage::Error(errno) if errno == Errno::NOENT.raw_os_error() => return Ok(false),
+                    // No such policy, or none at all (net/xfrm/xfrm_user.c); or one for the same packets, ours or not.
+                    XfrmMessage::Error(errno)
+                        if [Errno::NOENT, Errno::EXIST].map(Errno::raw_os_error).contains(&errno) =>
+                    {
+                        return Ok(false);
+                    }
                     XfrmMessage::Error(errno) => return Err(io::Error::from_raw_os_error(errno)),
                     XfrmMessage::Policy(_) | XfrmMessage::Sa(_) | XfrmMessage::Other => {}
                 }
