@@ -80,14 +80,13 @@ fn replace(sources: &TranslatedSources) -> io::Result<usize> {
         .collect();
     let mut requests = Requests::open()?;
     let found = requests.list()?;
+    let (mut added, mut removed) = (0, 0);
     for missing in desired.difference(&found) {
-        requests.change(|sequence| missing.add(sequence))?;
+        added += usize::from(requests.change(|sequence| missing.add(sequence))?);
     }
-    let mut removed = 0;
     for other in found.difference(&desired) {
         removed += usize::from(requests.change(|sequence| other.delete(sequence))?);
     }
-    let added = desired.difference(&found).count();
     if added + removed > 0 {
         info!("IPsec policies for translated addresses: {added} added, {removed} removed");
     }
@@ -117,12 +116,12 @@ impl Requests {
         Ok(found)
     }
 
-    /// Returns whether the kernel had the policy to be deleted.
+    /// Returns whether it changed anything: the policy to add was missing, or the one to delete was there.
     fn change(&mut self, request: impl FnOnce(u32) -> Vec<u8>) -> io::Result<bool> {
         self.ask(request, |_| ())
     }
 
-    /// Returns whether the object exists.
+    /// Returns whether the kernel has done it.
     fn ask(&mut self, request: impl FnOnce(u32) -> Vec<u8>, mut take: impl FnMut(OwnPolicy)) -> io::Result<bool> {
         self.sequence += 1;
         self.socket.send_to(&request(self.sequence), &SocketAddr::new(0, 0), 0)?;
