@@ -23,13 +23,15 @@ pub const fn decrement_ttl(bytes: [u8; 4]) -> [u8; 4] {
 /// `new`: each byte then counts as the half of its word that it is.
 #[inline(always)]
 pub const fn difference(old: u16, new: u16) -> u16 {
-    folded(!old as u32 + new as u32)
+    sum(!old, new)
 }
 
 /// The sum of two differences.
 #[inline(always)]
 pub const fn sum(one: u16, other: u16) -> u16 {
-    folded(one as u32 + other as u32)
+    // Of two words, one addition of the carry is enough.
+    let sum = one as u32 + other as u32;
+    (sum + (sum >> 16)) as u16
 }
 
 /// The difference between two addresses or other pieces of data that consist of 32-bit words; 0 only from all ones to all
@@ -54,7 +56,7 @@ pub fn difference_of<const N: usize>(old: [u8; N], new: [u8; N]) -> u16 {
 /// wrong checksum stays wrong by the same amount. The result is 0xffff only if all the data is 0.
 #[inline(always)]
 pub const fn adjusted(checksum: u16, difference: u16) -> u16 {
-    !folded(!checksum as u32 + difference as u32)
+    !sum(!checksum, difference)
 }
 
 /// A sum of at most 2^16 words, with end-around carry.

@@ -112,7 +112,7 @@ fn stages<A: Family, T: Tables<A>, F: Frame>(
     attribution.set_bytes(packet.length);
     let route = route::check::<F>(route, attachment, attribution)?;
     let next_hop = nexthop::choose(&packet, frame, &pair, route, attribution)?;
-    rewrite::rewrite(frame, &packet, attachment, attribution, next_hop)?;
+    rewrite::rewrite(frame, &packet, attribution, next_hop)?;
     redirect::redirect(frame, attribution, next_hop)
 }
 

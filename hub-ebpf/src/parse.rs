@@ -48,6 +48,9 @@ pub struct Packet<A> {
     pub protocol: u8,
     /// It has options that a router must process.
     pub options: bool,
+    /// For [`translate::forwarded`](crate::translate::forwarded), in one register: what a sum over the source grew by when
+    /// it was translated, and 16 bits above it the index into `TRANSLATIONS`, 0 for none.
+    pub translation: u64,
 }
 
 /// How far the addresses allow a packet to go.
@@ -245,6 +248,7 @@ impl ParseIp for V4 {
             hop_limit: header.ttl,
             protocol: header.protocol,
             options: header_length > size_of::<Ipv4>(),
+            translation: 0,
         })
     }
 
@@ -277,6 +281,7 @@ impl ParseIp for V6 {
             hop_limit: header.hop_limit,
             protocol: header.next_header,
             options: header.next_header == HOP_BY_HOP,
+            translation: 0,
         })
     }
 

@@ -6,7 +6,7 @@
 
 use hub_common::{
     Reason, checksum,
-    maps::{Attachment, LinkAddress, Neighbour, NextHop, redirected},
+    maps::{LinkAddress, Neighbour, NextHop, redirected},
 };
 
 use crate::{
@@ -27,7 +27,6 @@ const ETHERNET_MIN_PAYLOAD: usize = 46;
 pub fn rewrite<A: Address + HopLimit + Translate, F: Frame>(
     frame: &mut F,
     packet: &Packet<A>,
-    attachment: &Attachment,
     attribution: &Attribution,
     next_hop: &NextHop,
 ) -> Result<(), Refusal> {
@@ -40,7 +39,7 @@ pub fn rewrite<A: Address + HopLimit + Translate, F: Frame>(
             return Err(refusal);
         }
     };
-    translate::forwarded(frame, packet, attachment, next_hop);
+    translate::forwarded(frame, packet, next_hop);
     transport_and_hop_limit(frame, packet, attribution, next_hop)
         .and_then(|()| trim(frame, packet, next_hop))
         .and_then(|()| link_header::<A, F>(frame, packet, next_hop, addresses))

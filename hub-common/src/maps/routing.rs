@@ -84,8 +84,10 @@ pub struct NextHop {
     /// Link addresses of the neighbour, if [`NextHop::RESOLVED`], and of the egress interface; made by
     /// [`link_addresses`].
     pub addresses: [u32; 3],
+    /// Index into `TRANSLATIONS`, that of the egress interface's attachment; 0 for none.
+    pub translations: u32,
     /// To a cache line.
-    pub padding: [u32; 7],
+    pub padding: [u32; 6],
 }
 
 /// Destination and source of an Ethernet header, in the byte order of the wire, as words that the program copies.
@@ -117,8 +119,6 @@ impl NextHop {
     pub const ON_LINK: u32 = 8;
     /// XDP cannot send to the interface; TC can.
     pub const TC: u32 = 16;
-    /// The interface's attachment has translations.
-    pub const TRANSLATED: u32 = 32;
 }
 
 /// Value of `MSS_LIMITS`, by `COUNTERS` slot: the largest TCP maximum segment size for a connection or the VPC, in bytes

@@ -1,5 +1,7 @@
 //! Translation of a site's own addresses to those that the hub knows it by: `TRANSLATIONS`.
 
+use crate::checksum::{difference_of, sum};
+
 /// Translations of one family on an interface.
 pub const TRANSLATIONS_PER_INTERFACE: usize = 16;
 
@@ -14,6 +16,28 @@ pub struct Translation<A> {
     pub hub: A,
     /// The network bits of both.
     pub mask: A,
+    /// What a sum over an address grows by, a [`difference`](crate::checksum::difference) in network byte order: from the
+    /// site's to the hub's, and back. It is the same for all addresses, and never 0.
+    pub changes: [u32; 2],
+}
+
+impl Translation<u32> {
+    const NONE: Self = Self { site: 0, hub: 0, mask: 0, changes: [0; 2] };
+
+    pub fn new(site: u32, hub: u32, mask: u32) -> Self {
+        let change = |old: u32, new: u32| u32::from(difference_of(old.to_be_bytes(), new.to_be_bytes()));
+        Self { site, hub, mask, changes: [change(site, hub), change(hub, site)] }
+    }
+}
+
+impl Translation<[u64; 2]> {
+    const NONE: Self = Self { site: [0; 2], hub: [0; 2], mask: [0; 2], changes: [0; 2] };
+
+    pub fn new(site: [u64; 2], hub: [u64; 2], mask: [u64; 2]) -> Self {
+        let half = |old: u64, new: u64| difference_of(old.to_be_bytes(), new.to_be_bytes());
+        let change = |old: [u64; 2], new: [u64; 2]| u32::from(sum(half(old[0], new[0]), half(old[1], new[1])));
+        Self { site, hub, mask, changes: [change(site, hub), change(hub, site)] }
+    }
 }
 
 /// Value of `TRANSLATIONS`: what is translated on an interface, IPv4 and IPv6. An entry that an attachment points to
@@ -32,9 +56,9 @@ pub struct Translations {
 impl Translations {
     pub const NONE: Self = Self {
         counts: [0; 2],
-        v4: [Translation { site: 0, hub: 0, mask: 0 }; TRANSLATIONS_PER_INTERFACE],
-        v6: [Translation { site: [0; 2], hub: [0; 2], mask: [0; 2] }; TRANSLATIONS_PER_INTERFACE],
+        v4: [Translation::<u32>::NONE; TRANSLATIONS_PER_INTERFACE],
+        v6: [Translation::<[u64; 2]>::NONE; TRANSLATIONS_PER_INTERFACE],
     };
 }
 
-const _: () = assert!(size_of::<Translations>() == 8 + TRANSLATIONS_PER_INTERFACE * (12 + 48));
+const _: () = assert!(size_of::<Translations>() == 8 + TRANSLATIONS_PER_INTERFACE * (20 + 56));

@@ -79,16 +79,17 @@ pub trait Frame {
     /// The bytes at `offset`, also those that [`Frame::at`] cannot read.
     fn copy<const N: usize>(&self, offset: usize) -> Option<[u8; N]>;
 
-    /// [`translate::apply`](crate::translate::apply) to this frame, through a function that the verifier checks
-    /// separately.
-    /// `offset`: of the IP header. `packet`: the IP packet's length, and above it
-    /// [`translate::V6_BIT`](crate::translate::V6_BIT). `from`: index into `TRANSLATIONS` for the source. `to`: the egress
-    /// interface, for the destination. 0 for none.
-    fn translate(&mut self, offset: u32, packet: u32, from: u32, to: u32);
+    /// [`translate::any`](crate::translate::any) for this frame, through a function that the verifier checks separately:
+    /// what follows the IP header, after addresses there were translated. `offset`: of the IP header. `packet`: the IP
+    /// packet's length, and above it [`translate::V6_BIT`](crate::translate::V6_BIT). `tables`: indices into `TRANSLATIONS`
+    /// for the source and, 16 bits above it, the destination; 0 for none. `change`: what the sum over both addresses grew
+    /// by; 0 for nothing.
+    fn translate_any(&mut self, offset: u32, packet: u32, tables: u32, change: u32);
 
-    /// [`translate::any`](crate::translate::any) to this frame, likewise. `packet` also has
+    /// [`translate::inner`](crate::translate::inner) for this frame, likewise: the packet in an ICMP error. `at`: offset of
+    /// the ICMP header. `packet`: offset of its end, and above it the bits of [`Frame::translate_any`] and
     /// [`translate::TO_SITE_BIT`](crate::translate::TO_SITE_BIT).
-    fn translate_any(&mut self, offset: u32, packet: u32, translations: u32);
+    fn translate_inner(&mut self, at: u32, packet: u32, table: u32);
 
     /// Replaces the bytes at `offset`, also those that [`Frame::at`] cannot read.
     fn write<const N: usize>(&mut self, offset: usize, bytes: [u8; N]) -> Result<(), HelperError>;

@@ -217,13 +217,13 @@ impl Frame for SkbFrame {
     }
 
     #[inline(always)]
-    fn translate(&mut self, offset: u32, packet: u32, from: u32, to: u32) {
-        translate_tc(self.skb(), offset, packet, from, to);
+    fn translate_any(&mut self, offset: u32, packet: u32, tables: u32, change: u32) {
+        translate_any_tc(self.skb(), offset, packet, tables, change);
     }
 
     #[inline(always)]
-    fn translate_any(&mut self, offset: u32, packet: u32, translations: u32) {
-        translate_any_tc(self.skb(), offset, packet, translations);
+    fn translate_inner(&mut self, at: u32, packet: u32, table: u32) {
+        translate_inner_tc(self.skb(), at, packet, table);
     }
 
     #[inline(always)]
@@ -320,15 +320,15 @@ extern "C" fn mss_clamp_tc(skb: *mut __sk_buff, offset: u32, header: u32, length
 /// Returns 0: the verifier requires a number.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn translate_tc(skb: *mut __sk_buff, offset: u32, packet: u32, from: u32, to: u32) -> u32 {
-    translate::apply(&mut SkbFrame { context: TcContext::new(skb) }, offset, packet, from, to);
+extern "C" fn translate_any_tc(skb: *mut __sk_buff, offset: u32, packet: u32, tables: u32, change: u32) -> u32 {
+    translate::any(&mut SkbFrame { context: TcContext::new(skb) }, offset, packet, tables, change);
     0
 }
 
 /// Returns 0: the verifier requires a number.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn translate_any_tc(skb: *mut __sk_buff, offset: u32, packet: u32, translations: u32) -> u32 {
-    translate::any(&mut SkbFrame { context: TcContext::new(skb) }, offset, packet, translations);
+extern "C" fn translate_inner_tc(skb: *mut __sk_buff, at: u32, packet: u32, table: u32) -> u32 {
+    translate::inner(&mut SkbFrame { context: TcContext::new(skb) }, at, packet, table);
     0
 }

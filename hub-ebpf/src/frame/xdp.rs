@@ -106,13 +106,13 @@ impl Frame for XdpFrame {
     }
 
     #[inline(always)]
-    fn translate(&mut self, offset: u32, packet: u32, from: u32, to: u32) {
-        translate_xdp(self.context.ctx, offset, packet, from, to);
+    fn translate_any(&mut self, offset: u32, packet: u32, tables: u32, change: u32) {
+        translate_any_xdp(self.context.ctx, offset, packet, tables, change);
     }
 
     #[inline(always)]
-    fn translate_any(&mut self, offset: u32, packet: u32, translations: u32) {
-        translate_any_xdp(self.context.ctx, offset, packet, translations);
+    fn translate_inner(&mut self, at: u32, packet: u32, table: u32) {
+        translate_inner_xdp(self.context.ctx, at, packet, table);
     }
 
     #[inline(always)]
@@ -183,15 +183,15 @@ extern "C" fn mss_clamp_xdp(context: *mut xdp_md, offset: u32, header: u32, leng
 /// Returns 0: the verifier requires a number.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn translate_xdp(context: *mut xdp_md, offset: u32, packet: u32, from: u32, to: u32) -> u32 {
-    translate::apply(&mut XdpFrame::new(XdpContext::new(context)), offset, packet, from, to);
+extern "C" fn translate_any_xdp(context: *mut xdp_md, offset: u32, packet: u32, tables: u32, change: u32) -> u32 {
+    translate::any(&mut XdpFrame::new(XdpContext::new(context)), offset, packet, tables, change);
     0
 }
 
 /// Returns 0: the verifier requires a number.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn translate_any_xdp(context: *mut xdp_md, offset: u32, packet: u32, translations: u32) -> u32 {
-    translate::any(&mut XdpFrame::new(XdpContext::new(context)), offset, packet, translations);
+extern "C" fn translate_inner_xdp(context: *mut xdp_md, at: u32, packet: u32, table: u32) -> u32 {
+    translate::inner(&mut XdpFrame::new(XdpContext::new(context)), at, packet, table);
     0
 }

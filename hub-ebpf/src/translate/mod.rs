@@ -17,7 +17,7 @@ mod table;
 
 use hub_common::{
     checksum,
-    maps::{Attachment, NextHop},
+    maps::{Attachment, MAX_CONNECTIONS, NextHop},
 };
 
 pub use self::table::Translate;
@@ -28,9 +28,9 @@ use crate::{
     parse::{self, Packet, TCP},
 };
 
-/// Above the length of a packet, for [`Frame::translate`]: IPv6.
+/// Above the length of a packet, for [`Frame::translate_any`]: IPv6.
 pub const V6_BIT: u32 = 1 << 24;
-/// The destination becomes the site's own; without it, the source becomes that at the hub.
+/// The destination becomes the site's own; without it, the source becomes that at the hub. For [`Frame::translate_inner`].
 pub const TO_SITE_BIT: u32 = 1 << 25;
 const LENGTH: u32 = V6_BIT - 1;
 
@@ -51,6 +51,11 @@ const OFFSETS: usize = 0x3fff;
 const MAX_EXTENSIONS: usize = 8;
 /// No sum over data that changed.
 const NO_CHANGE: u16 = 0;
+/// Indices of tables have 16 bits: two fit a word, or one above a sum.
+const TABLE_SHIFT: u32 = 16;
+const _: () = assert!(MAX_CONNECTIONS <= 1 << TABLE_SHIFT);
+/// Instead of a protocol.
+const NOT_PLAIN: u8 = 0;
 
 /// Translates the source of a packet that came in on this attachment. Call it before the look-ups.
 ///
@@ -58,130 +63,151 @@ const NO_CHANGE: u16 = 0;
 /// So the verifier need not follow the rest of the program once more.
 #[inline(always)]
 pub fn source<A: Translate, F: Frame>(frame: &mut F, packet: &mut Packet<A>, attachment: &Attachment) {
-    let translations = attachment.translations;
-    if translations == 0 {
+    let table = attachment.translations;
+    if table == 0 {
         return;
     }
-    packet.source = packet.source.translated_or(translations, 0, A::LOOPBACK);
+    let change = packet.source.translate(table, 0);
     if F::IS_LAST {
-        frame.translate(packet.offset as u32, packet.length as u32 | A::BIT, translations, 0);
+        replace(frame, packet.offset, packet.source, 0, change);
+        rest::<A, F>(frame, packet.offset, packet.length, table, change);
+    } else {
+        packet.translation = u64::from(table << TABLE_SHIFT | u32::from(change));
     }
 }
 
 /// Rewrites the addresses of a packet that XDP sends: the source if its attachment has translations, the destination if
 /// the next hop's has.
 #[inline(always)]
-pub fn forwarded<A: Translate, F: Frame>(
-    frame: &mut F,
-    packet: &Packet<A>,
-    attachment: &Attachment,
-    next_hop: &NextHop,
-) {
-    if F::IS_LAST {
+pub fn forwarded<A: Translate, F: Frame>(frame: &mut F, packet: &Packet<A>, next_hop: &NextHop) {
+    let to = next_hop.translations;
+    if F::IS_LAST || packet.translation | u64::from(to) == 0 {
         return;
     }
-    let is_translated = next_hop.flags & NextHop::TRANSLATED;
-    if attachment.translations | is_translated != 0 {
-        let to = if is_translated == 0 { 0 } else { next_hop.ifindex };
-        frame.translate(packet.offset as u32, packet.length as u32 | A::BIT, attachment.translations, to);
+    let (from, mut change) = ((packet.translation >> TABLE_SHIFT) as u32, packet.translation as u16);
+    replace(frame, packet.offset, packet.source, 0, change);
+    if to != 0 {
+        change = checksum::sum(change, replace_destination(frame, packet.offset, packet.destination, to));
     }
+    rest::<A, F>(frame, packet.offset, packet.length, from | to << TABLE_SHIFT, change);
 }
 
 /// Translates the destination of a packet that leaves by this interface.
 #[inline(always)]
 pub fn destination<F: Frame>(frame: &mut F) {
     let Some(attachment) = parse::attachment(frame.interface()) else { return };
-    if attachment.translations == 0 {
+    let table = attachment.translations;
+    if table == 0 {
         return;
     }
     // Tags are not in front of it yet.
     let offset = if attachment.flags & Attachment::ETHERNET == 0 { 0 } else { size_of::<Ethernet>() };
     let Some(header) = frame.at::<Ipv4>(offset) else { return };
-    let total_length = u16::from_be_bytes(header.total_length);
-    let (bits, header_length, length) = match (frame.protocol(), header.version_and_length >> 4) {
-        (Some(<V4 as Address>::ETHERTYPE), 4) => (V4::BIT, 0, total_length),
+    match (frame.protocol(), header.version_and_length >> 4) {
+        (Some(<V4 as Address>::ETHERTYPE), 4) => {
+            let destination = u32::from_be_bytes(header.destination);
+            let length = length(frame, offset, 0, header.total_length);
+            let change = replace_destination(frame, offset, destination, table);
+            rest::<V4, F>(frame, offset, length, table << TABLE_SHIFT, change);
+        }
         (Some(<V6 as Address>::ETHERTYPE), 6) => {
             let Some(header) = frame.at::<Ipv6>(offset) else { return };
-            (V6::BIT, size_of::<Ipv6>(), u16::from_be_bytes(header.payload_length))
+            let destination = header.destination.map(u64::from_be_bytes);
+            let length = length(frame, offset, size_of::<Ipv6>(), header.payload_length);
+            let change = replace_destination(frame, offset, destination, table);
+            rest::<V6, F>(frame, offset, length, table << TABLE_SHIFT, change);
         }
-        _ => return,
-    };
-    let length = match length {
+        _ => {}
+    }
+}
+
+/// The length of an IP packet, by the field in its header.
+#[inline(always)]
+fn length<F: Frame>(frame: &F, offset: usize, header_length: usize, field: [u8; 2]) -> usize {
+    match u16::from_be_bytes(field) {
         // A super-packet of the hub's own that is longer than a header can say (BIG TCP).
         0 => (frame.length() - offset).min(LENGTH as usize),
         length => header_length + usize::from(length),
-    };
-    frame.translate(offset as u32, length as u32 | bits, 0, frame.interface());
-}
-
-/// Implementation of [`Frame::translate`].
-#[inline(always)]
-pub fn apply<F: Frame>(frame: &mut F, offset: u32, packet: u32, from: u32, to: u32) {
-    // Here, not in the program: the verifier would follow the rest of that once for each result.
-    let to = if to == 0 { 0 } else { parse::attachment(to).map_or(0, |egress| egress.translations) };
-    // Bounds the offsets for the verifier.
-    let start = offset as usize & 0xff;
-    let end = start + (packet & LENGTH) as usize;
-    let is_plain = if packet & V6_BIT == 0 {
-        plain::<V4, F>(frame, start, end, from, to)
-    } else {
-        plain::<V6, F>(frame, start, end, from, to)
-    };
-    if is_plain {
-        return;
-    }
-    if from != 0 {
-        frame.translate_any(offset, packet, from);
-    }
-    if to != 0 {
-        frame.translate_any(offset, packet | TO_SITE_BIT, to);
     }
 }
 
-/// Translates the usual packet, with TCP or UDP directly behind the IP header, and no later fragment. Returns whether it is
-/// one.
+/// Replaces an address if it changed: see [`Translate::replace`].
 #[inline(always)]
-fn plain<A: Translate, F: Frame>(frame: &mut F, start: usize, end: usize, from: u32, to: u32) -> bool {
-    let Some((protocol, change)) = A::replace(frame, start, from, to) else { return false };
-    if change == NO_CHANGE {
-        return true;
+fn replace<A: Translate, F: Frame>(frame: &mut F, offset: usize, address: A, bits: u32, change: u16) {
+    if change != NO_CHANGE {
+        address.replace(frame, offset, bits, change);
     }
-    let (at, covered) = match protocol {
-        TCP => (16, Covered::Address),
-        _ => (6, Covered::AddressOfUdp),
+}
+
+/// Returns by what it changed.
+#[inline(always)]
+fn replace_destination<A: Translate, F: Frame>(frame: &mut F, offset: usize, mut destination: A, table: u32) -> u16 {
+    let change = destination.translate(table, TO_SITE_BIT);
+    replace(frame, offset, destination, TO_SITE_BIT, change);
+    change
+}
+
+/// The rest of a packet with an IP header at `offset`, and `length` bytes long, after the addresses there have changed.
+/// `tables`: see [`Frame::translate_any`].
+#[inline(always)]
+fn rest<A: Translate, F: Frame>(frame: &mut F, offset: usize, length: usize, tables: u32, change: u16) {
+    let (field, covered) = match A::plain(frame, offset) {
+        NOT_PLAIN => return frame.translate_any(offset as u32, length as u32 | A::BIT, tables, change.into()),
+        TCP => (A::HEADER_LENGTH + 16, Covered::Address),
+        _ => (A::HEADER_LENGTH + 6, Covered::AddressOfUdp),
     };
-    let at = start + A::HEADER_LENGTH + at;
-    if at + 2 <= end {
-        frame.adjust_checksum(at, change, covered);
+    if change != NO_CHANGE && field + 2 <= length {
+        frame.adjust_checksum(offset + field, change, covered);
     }
-    true
 }
 
 /// Implementation of [`Frame::translate_any`].
 #[inline(always)]
-pub fn any<F: Frame>(frame: &mut F, offset: u32, packet: u32, translations: u32) {
+pub fn any<F: Frame>(frame: &mut F, offset: u32, packet: u32, tables: u32, change: u32) {
+    // Bounds the offsets for the verifier.
     let start = offset as usize & 0xff;
     let end = start + (packet & LENGTH) as usize;
-    let bits = packet & !LENGTH;
-    let outer = if bits & V6_BIT == 0 {
-        outer_v4(frame, start, end, bits, translations)
-    } else {
-        outer_v6(frame, start, end, bits, translations)
-    };
-    let Some(Transport { protocol, at }) = outer else { return };
-    let is_v6 = bits & V6_BIT != 0;
+    let is_v6 = packet & V6_BIT != 0;
+    let transport = if is_v6 { transport_v6(frame, start, end) } else { transport_v4(frame, start) };
+    let Some(Transport { protocol, at }) = transport else { return };
+    if change != 0
+        && let Some((offset, covered)) = checksum_of(protocol)
+        && at + offset + 2 <= end
+    {
+        frame.adjust_checksum(at + offset, change as u16, covered);
+    }
     if protocol != if is_v6 { ICMPV6 } else { ICMP } || at + ICMP_HEADER > end {
         return;
     }
     // Two bytes: from a check for one, the verifier learns nothing.
     let Some([kind, _]) = frame.copy(at) else { return };
-    let inner = at + ICMP_HEADER;
-    let change = match kind {
-        // The errors (RFC 4443 section 2.1).
-        0..128 if is_v6 => inner_v6(frame, inner, end, bits, translations),
+    let is_error = match (is_v6, kind) {
+        // RFC 4443 section 2.1.
+        (true, 0..128) => true,
         // Destination unreachable, source quench, redirect, time exceeded, parameter problem (RFC 792).
-        3 | 4 | 5 | 11 | 12 if !is_v6 => inner_v4(frame, inner, end, bits, translations),
-        _ => NO_CHANGE,
+        (false, 3 | 4 | 5 | 11 | 12) => true,
+        _ => false,
+    };
+    if !is_error {
+        return;
+    }
+    let bits = packet & V6_BIT;
+    for (table, bits) in [(tables & (1 << TABLE_SHIFT) - 1, bits), (tables >> TABLE_SHIFT, bits | TO_SITE_BIT)] {
+        if table != 0 {
+            frame.translate_inner(at as u32, end as u32 | bits, table);
+        }
+    }
+}
+
+/// Implementation of [`Frame::translate_inner`].
+#[inline(always)]
+pub fn inner<F: Frame>(frame: &mut F, at: u32, packet: u32, table: u32) {
+    let at = at as usize & OFFSETS;
+    let (end, bits) = ((packet & LENGTH) as usize, packet & !LENGTH);
+    let change = if bits & V6_BIT == 0 {
+        inner_v4(frame, at + ICMP_HEADER, end, bits, table)
+    } else {
+        inner_v6(frame, at + ICMP_HEADER, end, bits, table)
     };
     if change != NO_CHANGE {
         frame.adjust_checksum(at + ICMP_CHECKSUM, change, Covered::Data);
@@ -194,62 +220,29 @@ struct Transport {
     at: usize,
 }
 
-/// Translates the address in the header of the packet itself, and updates its checksums. Returns the transport header
-/// that an ICMP message would have.
+/// The transport header of an IPv4 packet; `None` in other fragments than the first.
 #[inline(always)]
-fn outer_v4<F: Frame>(frame: &mut F, start: usize, end: usize, bits: u32, translations: u32) -> Option<Transport> {
-    let header = frame.at_mut::<Ipv4>(start)?;
-    let field = if bits & TO_SITE_BIT == 0 { &mut header.source } else { &mut header.destination };
-    let (old, new) = (*field, u32::from_be_bytes(*field).translated(translations, bits)?.to_be_bytes());
-    let change = match old == new {
-        true => NO_CHANGE,
-        false => checksum::difference_of(old, new),
-    };
-    if change != NO_CHANGE {
-        *field = new;
-        header.checksum = checksum::adjusted(u16::from_ne_bytes(header.checksum), change).to_ne_bytes();
-    }
+fn transport_v4<F: Frame>(frame: &F, start: usize) -> Option<Transport> {
+    let header = frame.at::<Ipv4>(start)?;
     if u16::from_be_bytes(header.fragment) & FRAGMENT_OFFSET != 0 {
         return None;
     }
-    let transport =
-        Transport { protocol: header.protocol, at: start + usize::from(header.version_and_length & 0x0f) * 4 };
-    if change != NO_CHANGE {
-        pseudo_header_changed(frame, &transport, end, change);
-    }
-    Some(transport)
+    Some(Transport { protocol: header.protocol, at: start + usize::from(header.version_and_length & 0x0f) * 4 })
 }
 
-/// As [`outer_v4`].
+/// As [`behind_extensions`].
 #[inline(always)]
-fn outer_v6<F: Frame>(frame: &mut F, start: usize, end: usize, bits: u32, translations: u32) -> Option<Transport> {
-    let header = frame.at_mut::<Ipv6>(start)?;
-    let next = header.next_header;
-    let field = if bits & TO_SITE_BIT == 0 { &mut header.source } else { &mut header.destination };
-    let (old, new) = (*field, field.map(u64::from_be_bytes).translated(translations, bits)?.map(u64::to_be_bytes));
-    let change = if old == new { NO_CHANGE } else { difference_v6(old, new) };
-    if change != NO_CHANGE {
-        *field = new;
-        frame.data_changed(change);
-    }
-    let transport = behind_extensions(frame, next, start + size_of::<Ipv6>(), end)?;
-    if change != NO_CHANGE {
-        pseudo_header_changed(frame, &transport, end, change);
-    }
-    Some(transport)
+fn transport_v6<F: Frame>(frame: &F, start: usize, end: usize) -> Option<Transport> {
+    let next = frame.at::<Ipv6>(start)?.next_header;
+    behind_extensions(frame, next, start + size_of::<Ipv6>(), end)
 }
 
+/// The address after translation, and by what it changed; `None` if it did not.
 #[inline(always)]
-fn difference_v6(old: [[u8; 8]; 2], new: [[u8; 8]; 2]) -> u16 {
-    checksum::sum(checksum::difference_of(old[0], new[0]), checksum::difference_of(old[1], new[1]))
-}
-
-#[inline(always)]
-fn pseudo_header_changed<F: Frame>(frame: &mut F, transport: &Transport, end: usize, change: u16) {
-    if let Some((offset, covered)) = checksum_of(transport.protocol)
-        && transport.at + offset + 2 <= end
-    {
-        frame.adjust_checksum(transport.at + offset, change, covered);
+fn counterpart<A: Translate>(mut address: A, table: u32, bits: u32) -> Option<(A, u16)> {
+    match address.translate(table, bits & TO_SITE_BIT) {
+        NO_CHANGE => None,
+        change => Some((address, change)),
     }
 }
 
@@ -294,23 +287,19 @@ fn behind_extensions<F: Frame>(frame: &F, next: u8, start: usize, end: usize) ->
 /// Translates the opposite address in the header inside an ICMP error, and updates the checksums there. Returns by what
 /// the message changed.
 #[inline(always)]
-fn inner_v4<F: Frame>(frame: &mut F, start: usize, end: usize, bits: u32, translations: u32) -> u16 {
+fn inner_v4<F: Frame>(frame: &mut F, start: usize, end: usize, bits: u32, table: u32) -> u16 {
     let start = start & OFFSETS;
-    let place = start + if bits & TO_SITE_BIT == 0 { 16 } else { 12 };
+    let place = if bits & TO_SITE_BIT == 0 { 16 } else { 12 };
     if start + size_of::<Ipv4>() > end {
         return NO_CHANGE;
     }
-    let (Some([version_and_length, _]), Some([high, low, _, protocol])) = (frame.copy(start), frame.copy(start + 6))
-    else {
-        return NO_CHANGE;
-    };
-    let Some(old) = frame.copy::<4>(place) else { return NO_CHANGE };
-    let Some(new) = u32::from_be_bytes(old).translated(translations, bits) else { return NO_CHANGE };
-    let new = new.to_be_bytes();
-    if version_and_length >> 4 != 4 || old == new || frame.write(place, new).is_err() {
+    let Some(header) = frame.copy::<{ size_of::<Ipv4>() }>(start) else { return NO_CHANGE };
+    let [version_and_length, _, _, _, _, _, high, low, _, protocol, ..] = header;
+    let old = [header[place], header[place + 1], header[place + 2], header[place + 3]];
+    let Some((new, change)) = counterpart(u32::from_be_bytes(old), table, bits) else { return NO_CHANGE };
+    if version_and_length >> 4 != 4 || frame.write(start + place, new.to_be_bytes()).is_err() {
         return NO_CHANGE;
     }
-    let change = checksum::difference_of(old, new);
     let total = checksum::sum(change, inner_checksum(frame, start + 10, end, change, false));
     // Opaque: the compiler would shift what it knows not to be a number on other paths.
     let header_length = usize::from(core::hint::black_box(version_and_length) & 0x0f) * 4;
@@ -325,7 +314,7 @@ fn inner_v4<F: Frame>(frame: &mut F, start: usize, end: usize, bits: u32, transl
 
 /// As [`inner_v4`].
 #[inline(always)]
-fn inner_v6<F: Frame>(frame: &mut F, start: usize, end: usize, bits: u32, translations: u32) -> u16 {
+fn inner_v6<F: Frame>(frame: &mut F, start: usize, end: usize, bits: u32, table: u32) -> u16 {
     let start = start & OFFSETS;
     let place = start + if bits & TO_SITE_BIT == 0 { 24 } else { 8 };
     if start + size_of::<Ipv6>() > end {
@@ -333,14 +322,11 @@ fn inner_v6<F: Frame>(frame: &mut F, start: usize, end: usize, bits: u32, transl
     }
     let (Some([version, _]), Some([next, _])) = (frame.copy(start), frame.copy(start + 6)) else { return NO_CHANGE };
     let (Some(high), Some(low)) = (frame.copy::<8>(place), frame.copy::<8>(place + 8)) else { return NO_CHANGE };
-    let old = [high, low];
-    let Some(new) = old.map(u64::from_be_bytes).translated(translations, bits) else { return NO_CHANGE };
-    let new = new.map(u64::to_be_bytes);
-    if version >> 4 != 6 || old == new || frame.write(place, new[0]).is_err() || frame.write(place + 8, new[1]).is_err()
-    {
+    let Some((new, change)) = counterpart([high, low].map(u64::from_be_bytes), table, bits) else { return NO_CHANGE };
+    let [high, low] = new.map(u64::to_be_bytes);
+    if version >> 4 != 6 || frame.write(place, high).is_err() || frame.write(place + 8, low).is_err() {
         return NO_CHANGE;
     }
-    let change = difference_v6(old, new);
     let Some(Transport { protocol, at }) = behind_extensions(frame, next, start + size_of::<Ipv6>(), end) else {
         return change;
     };

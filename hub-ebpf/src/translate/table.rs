@@ -1,11 +1,11 @@
-//! Looks up the translations of an interface.
+//! Looks up the translations of an interface, and changes addresses in headers.
 
 use hub_common::{
     checksum,
-    maps::{TRANSLATIONS_PER_INTERFACE, Translation},
+    maps::{TRANSLATIONS_PER_INTERFACE, Translation, Translations},
 };
 
-use super::{FRAGMENT_OFFSET, NO_CHANGE, TO_SITE_BIT, UDP, V6_BIT, difference_v6};
+use super::{FRAGMENT_OFFSET, NOT_PLAIN, TO_SITE_BIT, UDP, V6_BIT};
 use crate::{
     family::{Address, V4, V6},
     frame::Frame,
@@ -14,177 +14,152 @@ use crate::{
     parse::TCP,
 };
 
-/// Results of the look-ups other than an IPv4 address or the index of a translation.
-const UNCHANGED: u64 = 1 << 32;
-const IMPOSSIBLE: u64 = 1 << 33;
-
 /// The part of translation that differs by family.
-pub trait Translate: Address + PartialEq {
+pub trait Translate: Address {
     /// [`V6_BIT`], or 0.
     const BIT: u32;
-    /// No address is translated to it.
-    const LOOPBACK: Self;
-
-    /// The address after translation; `otherwise` if it has no counterpart on the other side. `bits`: [`TO_SITE_BIT`] or
-    /// 0. Not an `Option`: the compiler copies its undefined content, which the verifier rejects.
-    #[must_use]
-    fn translated_or(self, translations: u32, bits: u32, otherwise: Self) -> Self;
-
-    /// As [`Self::translated_or`], for [`apply`](super::apply).
-    #[inline(always)]
-    fn translated(self, translations: u32, bits: u32) -> Option<Self> {
-        let new = self.translated_or(translations, bits, Self::LOOPBACK);
-        if new == Self::LOOPBACK { None } else { Some(new) }
-    }
-
     /// Bytes of an IP header without options.
     const HEADER_LENGTH: usize;
 
-    /// Translates the source from and the destination to an interface with these translations, 0 for none, in the header of
-    /// a TCP or UDP packet without options that is no later fragment; and updates the sums over the header. Returns the
-    /// protocol, and by what the addresses changed. `None` for any other packet.
-    fn replace<F: Frame>(frame: &mut F, offset: usize, from: u32, to: u32) -> Option<(u8, u16)>;
+    /// Translates the address by this table. `bits`: [`TO_SITE_BIT`] or 0. Returns what a sum over the address grew by; 0
+    /// if it has not changed. An address without a counterpart on the other side becomes loopback, without a sum.
+    #[must_use]
+    fn translate(&mut self, table: u32, bits: u32) -> u16;
+
+    /// Replaces an address in the header at `offset`: the destination with [`TO_SITE_BIT`], otherwise the source. Updates
+    /// the sums over the header. `change`: see [`Self::translate`].
+    fn replace<F: Frame>(self, frame: &mut F, offset: usize, bits: u32, change: u16);
+
+    /// The protocol of the usual packet: TCP or UDP directly behind an IP header without options, no later fragment.
+    /// Otherwise [`NOT_PLAIN`].
+    fn plain<F: Frame>(frame: &F, offset: usize) -> u8;
 }
 
 impl Translate for V4 {
     const BIT: u32 = 0;
     const HEADER_LENGTH: usize = size_of::<Ipv4>();
-    const LOOPBACK: Self = 0x7f00_0001;
 
     #[inline(always)]
-    fn translated_or(self, translations: u32, bits: u32, otherwise: Self) -> Self {
-        match translate_v4(translations, bits & TO_SITE_BIT, self) {
-            IMPOSSIBLE => otherwise,
-            address => address as u32,
-        }
+    fn translate(&mut self, table: u32, bits: u32) -> u16 {
+        let result = translate_v4(table, bits.into(), (*self).into());
+        *self = result as Self;
+        (result >> 32) as u16
     }
 
     #[inline(always)]
-    fn replace<F: Frame>(frame: &mut F, offset: usize, from: u32, to: u32) -> Option<(u8, u16)> {
-        let header = frame.at_mut::<Ipv4>(offset)?;
-        let is_later = u16::from_be_bytes(header.fragment) & FRAGMENT_OFFSET != 0;
-        if header.version_and_length != 0x45 || is_later || !matches!(header.protocol, TCP | UDP) {
-            return None;
-        }
-        let mut change = NO_CHANGE;
-        if from != 0 {
-            let old = u32::from_be_bytes(header.source);
-            let new = old.translated_or(from, 0, old);
-            if old != new {
-                header.source = new.to_be_bytes();
-                change = checksum::difference_of(old.to_be_bytes(), header.source);
+    fn replace<F: Frame>(self, frame: &mut F, offset: usize, bits: u32, change: u16) {
+        let Some(header) = frame.at_mut::<Ipv4>(offset) else { return };
+        let field = if bits & TO_SITE_BIT == 0 { &mut header.source } else { &mut header.destination };
+        *field = self.to_be_bytes();
+        header.checksum = checksum::adjusted(u16::from_ne_bytes(header.checksum), change).to_ne_bytes();
+    }
+
+    #[inline(always)]
+    fn plain<F: Frame>(frame: &F, offset: usize) -> u8 {
+        match frame.at::<Ipv4>(offset) {
+            Some(Ipv4 { version_and_length: 0x45, fragment, protocol: protocol @ (TCP | UDP), .. })
+                if u16::from_be_bytes(*fragment) & FRAGMENT_OFFSET == 0 =>
+            {
+                *protocol
             }
+            _ => NOT_PLAIN,
         }
-        if to != 0 {
-            let old = u32::from_be_bytes(header.destination);
-            let new = old.translated_or(to, TO_SITE_BIT, old);
-            if old != new {
-                header.destination = new.to_be_bytes();
-                change = checksum::sum(change, checksum::difference_of(old.to_be_bytes(), header.destination));
-            }
-        }
-        if change != NO_CHANGE {
-            header.checksum = checksum::adjusted(u16::from_ne_bytes(header.checksum), change).to_ne_bytes();
-        }
-        Some((header.protocol, change))
     }
 }
 
 impl Translate for V6 {
     const BIT: u32 = V6_BIT;
     const HEADER_LENGTH: usize = size_of::<Ipv6>();
-    const LOOPBACK: Self = [0, 1];
 
     #[inline(always)]
-    fn translated_or(self, translations: u32, bits: u32, otherwise: Self) -> Self {
-        let found = find_v6(translations, bits & TO_SITE_BIT, self[0], self[1]);
-        let Some(table) = maps::TRANSLATIONS.get(translations) else { return otherwise };
-        match found {
-            UNCHANGED => self,
-            IMPOSSIBLE => otherwise,
-            // Masked for the verifier, which forgets the bound of a value that it finds on the stack.
-            index => {
-                let Translation { site, hub, .. } = table.v6[index as usize & (TRANSLATIONS_PER_INTERFACE - 1)];
-                [self[0] ^ site[0] ^ hub[0], self[1] ^ site[1] ^ hub[1]]
-            }
-        }
+    fn translate(&mut self, table: u32, bits: u32) -> u16 {
+        // The program keeps addresses in registers: only the copy needs to be in memory.
+        let mut address = *self;
+        let change = translate_v6(table, bits.into(), &raw mut address);
+        *self = address;
+        change as u16
     }
 
     #[inline(always)]
-    fn replace<F: Frame>(frame: &mut F, offset: usize, from: u32, to: u32) -> Option<(u8, u16)> {
-        let header = frame.at_mut::<Ipv6>(offset)?;
-        let protocol = header.next_header;
-        if !matches!(protocol, TCP | UDP) {
-            return None;
+    fn replace<F: Frame>(self, frame: &mut F, offset: usize, bits: u32, change: u16) {
+        let Some(header) = frame.at_mut::<Ipv6>(offset) else { return };
+        let field = if bits & TO_SITE_BIT == 0 { &mut header.source } else { &mut header.destination };
+        *field = self.map(u64::to_be_bytes);
+        // IPv6 has no header checksum.
+        frame.data_changed(change);
+    }
+
+    #[inline(always)]
+    fn plain<F: Frame>(frame: &F, offset: usize) -> u8 {
+        match frame.at::<Ipv6>(offset) {
+            Some(Ipv6 { next_header: protocol @ (TCP | UDP), .. }) => *protocol,
+            _ => NOT_PLAIN,
         }
-        let mut change = NO_CHANGE;
-        if from != 0 {
-            let old = header.source;
-            let address = old.map(u64::from_be_bytes);
-            let new = address.translated_or(from, 0, address).map(u64::to_be_bytes);
-            if old != new {
-                header.source = new;
-                change = difference_v6(old, new);
-            }
-        }
-        if to != 0 {
-            let old = header.destination;
-            let address = old.map(u64::from_be_bytes);
-            let new = address.translated_or(to, TO_SITE_BIT, address).map(u64::to_be_bytes);
-            if old != new {
-                header.destination = new;
-                change = checksum::sum(change, difference_v6(old, new));
-            }
-        }
-        if change != NO_CHANGE {
-            frame.data_changed(change);
-        }
-        Some((protocol, change))
     }
 }
 
-/// The address after translation, or [`IMPOSSIBLE`].
+/// The translated address, and above it what a sum over it grew by. Words of 64 bits, here and below: the compiler would
+/// extend shorter ones again and again.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn translate_v4(translations: u32, bits: u32, address: u32) -> u64 {
-    let mut result = address.into();
-    let Some(table) = maps::TRANSLATIONS.get(translations) else { return result };
-    for index in 0..TRANSLATIONS_PER_INTERFACE {
-        if index as u32 >= table.counts[0] {
-            break;
-        }
-        let Translation { site, hub, mask } = table.v4[index];
-        let (from, to) = if bits == 0 { (site, hub) } else { (hub, site) };
-        let network = address & mask;
-        if network == from {
-            return (address ^ site ^ hub).into();
-        }
-        if network == to {
-            result = IMPOSSIBLE;
-        }
+extern "C" fn translate_v4(table: u32, bits: u64, address: u64) -> u64 {
+    const LOOPBACK: u64 = 0x7f00_0001;
+    let Some(Translations { counts, v4, .. }) = maps::TRANSLATIONS.get(table) else { return address };
+    let is_in = |prefix: u32, mask: u32| (address ^ u64::from(prefix)) & u64::from(mask) == 0;
+    match find(v4, counts[0], bits, is_in) {
+        Some((Translation { site, hub, .. }, change)) => change << 32 | address ^ u64::from(site ^ hub),
+        None if is_impossible(v4, counts[0], bits, is_in) => LOOPBACK,
+        None => address,
     }
-    result
 }
 
-/// The index of the translation that an address is in; [`UNCHANGED`] or [`IMPOSSIBLE`] if it is in none.
+/// Replaces the address, and returns what a sum over it grew by.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn find_v6(translations: u32, bits: u32, high: u64, low: u64) -> u64 {
-    let mut result = UNCHANGED;
-    let Some(table) = maps::TRANSLATIONS.get(translations) else { return result };
-    for index in 0..TRANSLATIONS_PER_INTERFACE {
-        if index as u32 >= table.counts[1] {
-            break;
+extern "C" fn translate_v6(table: u32, bits: u64, address: *mut V6) -> u64 {
+    // SAFETY: the verifier has checked that it is null or the caller's.
+    let Some(address) = (unsafe { address.as_mut() }) else { return 0 };
+    let Some(Translations { counts, v6, .. }) = maps::TRANSLATIONS.get(table) else { return 0 };
+    let [high, low] = *address;
+    let is_in = |prefix: V6, mask: V6| (high ^ prefix[0]) & mask[0] | (low ^ prefix[1]) & mask[1] == 0;
+    match find(v6, counts[1], bits, is_in) {
+        Some((Translation { site, hub, .. }, change)) => {
+            *address = [high ^ site[0] ^ hub[0], low ^ site[1] ^ hub[1]];
+            return change;
         }
-        let Translation { site, hub, mask } = table.v6[index];
-        let (from, to) = if bits == 0 { (site, hub) } else { (hub, site) };
-        let network = [high & mask[0], low & mask[1]];
-        if network == from {
-            return index as u64;
-        }
-        if network == to {
-            result = IMPOSSIBLE;
+        None if is_impossible(v6, counts[1], bits, is_in) => *address = [0, 1],
+        None => {}
+    }
+    0
+}
+
+/// The translation that an address is in, and what a sum over it grows by. `is_in`: whether it is in the prefix with this
+/// mask.
+#[inline(always)]
+fn find<A: Copy>(
+    entries: &[Translation<A>; TRANSLATIONS_PER_INTERFACE],
+    count: u32,
+    bits: u64,
+    is_in: impl Fn(A, A) -> bool,
+) -> Option<(&Translation<A>, u64)> {
+    for (_, translation) in (0..).zip(entries).take_while(|(index, _)| *index < u64::from(count)) {
+        let Translation { site, hub, mask, changes } = *translation;
+        let (from, change) = if bits == 0 { (site, changes[0]) } else { (hub, changes[1]) };
+        if is_in(from, mask) {
+            return Some((translation, change.into()));
         }
     }
-    result
+    None
+}
+
+/// Whether an address that is in no translation is another one's on the other side.
+#[inline(always)]
+fn is_impossible<A: Copy>(
+    entries: &[Translation<A>; TRANSLATIONS_PER_INTERFACE],
+    count: u32,
+    bits: u64,
+    is_in: impl Fn(A, A) -> bool,
+) -> bool {
+    let mut used = (0..).zip(entries).take_while(|(index, _)| *index < u64::from(count));
+    used.any(|(_, Translation { site, hub, mask, .. })| is_in(if bits == 0 { *hub } else { *site }, *mask))
 }

@@ -70,6 +70,8 @@ impl World {
         if *neighbours {
             self.neighbours = fib::neighbour_table(self.inputs());
         }
+        // Next hops have indices of policy tables.
+        let egress = if recompiled.policy.is_all() { &recompiled.policy } else { egress };
         let affected = self.rib.affected_groups(egress, true);
         let compiled = fib::egress_tables(self.inputs(), &self.rib, ids, &affected)?;
         let any = self.rib.changed().len() > 0;

@@ -15,6 +15,7 @@ use crate::{
         id_allocator::Full,
         id_maps::{EgressIds, Group, IdMaps, IngressLayout, Member},
         old_group::record,
+        policy::NO_TRANSLATIONS,
         tables::{EgressEntries, Obsolete, RouteChanges},
     },
     routing::{
@@ -188,8 +189,11 @@ impl EgressCompiler<'_> {
                 let scope = self.numbers.scope(name, &connection.interface, is_known);
                 let scope = scope.expect("every connection has been numbered");
                 let way = self.way_out((slot, scope), &connection.interface, connection.peer);
-                let translated = if connection.translate.is_empty() { 0 } else { NextHop::TRANSLATED };
-                NextHop { flags: way.flags | translated, ..way }
+                let translations = match connection.translate.is_empty() {
+                    true => NO_TRANSLATIONS,
+                    false => self.numbers.translated.get(&way.ifindex).copied().unwrap_or(NO_TRANSLATIONS),
+                };
+                NextHop { translations, ..way }
             }
             Member::Vpc(gateway) => {
                 let vpc = config.vpc.as_ref().expect("only a VPC has VPC destinations");
@@ -206,8 +210,17 @@ impl EgressCompiler<'_> {
     /// each destination is its own neighbour.
     fn way_out(&self, (connection, scope): (u32, u32), interface: &str, neighbour: Option<IpAddr>) -> NextHop {
         let host = self.inputs.host;
-        let nowhere =
-            NextHop { connection, scope, ifindex: 0, port: 0, mtu: 0, flags: 0, addresses: [0; 3], padding: [0; 7] };
+        let nowhere = NextHop {
+            connection,
+            scope,
+            ifindex: 0,
+            port: 0,
+            mtu: 0,
+            flags: 0,
+            addresses: [0; 3],
+            translations: NO_TRANSLATIONS,
+            padding: [0; 6],
+        };
         // A new interface has no port until the policy tables are compiled.
         let Some((link, port)) =
             host.link(interface).and_then(|link| Some((link, self.numbers.ports.get(&link.index)?)))

@@ -64,6 +64,8 @@ pub struct IngressLayout {
     /// Index into `PORT_RULES`.
     pub limits: IdAllocator<Rules>,
     pub translations: IdAllocator<Translations>,
+    /// Index into `TRANSLATIONS`, by the ifindex of its attachment, as last compiled.
+    pub translated: HashMap<u32, u32>,
     pub uses: Uses,
 }
 
@@ -103,6 +105,7 @@ impl Default for IngressLayout {
             // Lower indices: hub_common::maps::NO_PORT_RULES.
             limits: IdAllocator::new("different sets of limited selectors", ADMITS_NOTHING + 1..MAX_PORT_RULES),
             translations: IdAllocator::new("different sets of translations", 1..MAX_CONNECTIONS),
+            translated: HashMap::new(),
             uses: Uses::default(),
         }
     }
@@ -170,6 +173,7 @@ impl IngressLayout {
         self.policies.begin();
         self.limits.begin();
         self.translations.begin();
+        self.translated.clear();
         self.uses.clear();
     }
 

@@ -159,7 +159,7 @@ fn stages<A: Family + Glance, T: Tables<A, Resolved: Glance>, F: Frame>(
     if stage == Stage::NextHop {
         return Ok(reached(next_hop.port));
     }
-    rewrite::rewrite(frame, &packet, attachment, attribution, next_hop)?;
+    rewrite::rewrite(frame, &packet, attribution, next_hop)?;
     if stage == Stage::Rewrite {
         return Ok(reached(next_hop.port));
     }

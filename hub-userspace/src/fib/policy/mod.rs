@@ -16,7 +16,7 @@ use hub_common::maps::{
 use ipnet::IpNet;
 use prefix_trie::joint::JointPrefixSet;
 
-use self::translation::NO_TRANSLATIONS;
+pub(super) use self::translation::NO_TRANSLATIONS;
 pub use self::uses::Uses;
 use super::inputs::Inputs;
 use crate::{

@@ -1,6 +1,6 @@
 //! The translations of an interface.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::Ipv6Addr;
 
 use hub_common::maps::{Translation, Translations};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -24,6 +24,7 @@ impl PolicyCompiler<'_> {
             return Ok(NO_TRANSLATIONS);
         }
         let index = self.layout.translations.take(translations)?;
+        self.layout.translated.insert(link.index, index);
         self.entries.tables.translations.insert(index, translations);
         Ok(index)
     }
@@ -50,11 +51,7 @@ fn of_interface(connections: &[Carried<'_>]) -> Translations {
 }
 
 fn v4_of(site: Ipv4Net, hub: Ipv4Net) -> Translation<u32> {
-    Translation {
-        site: site.network().to_bits(),
-        hub: hub.network().to_bits(),
-        mask: Ipv4Addr::to_bits(site.netmask()),
-    }
+    Translation::<u32>::new(site.network().to_bits(), hub.network().to_bits(), site.netmask().to_bits())
 }
 
 fn v6_of(site: Ipv6Net, hub: Ipv6Net) -> Translation<[u64; 2]> {
@@ -62,5 +59,5 @@ fn v6_of(site: Ipv6Net, hub: Ipv6Net) -> Translation<[u64; 2]> {
         let bits = address.to_bits();
         [(bits >> 64) as u64, bits as u64]
     };
-    Translation { site: halves(site.network()), hub: halves(hub.network()), mask: halves(site.netmask()) }
+    Translation::<[u64; 2]>::new(halves(site.network()), halves(hub.network()), halves(site.netmask()))
 }
