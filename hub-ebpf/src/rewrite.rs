@@ -30,8 +30,8 @@ pub fn rewrite<A: Address + HopLimit + Translate, F: Frame>(
     attribution: &Attribution,
     next_hop: &NextHop,
 ) -> Result<(), Refusal> {
-    let addresses = match check(frame, packet, next_hop) {
-        Ok(addresses) => addresses,
+    let neighbour = match check(frame, packet, next_hop) {
+        Ok(neighbour) => neighbour,
         Err(refusal) => {
             if F::IS_LAST && packet.protocol == TCP {
                 mss::clamp(frame, packet, attribution, next_hop);
@@ -42,13 +42,17 @@ pub fn rewrite<A: Address + HopLimit + Translate, F: Frame>(
     translate::forwarded(frame, packet, next_hop);
     transport_and_hop_limit(frame, packet, attribution, next_hop)
         .and_then(|()| trim(frame, packet, next_hop))
-        .and_then(|()| link_header::<A, F>(frame, packet, next_hop, addresses))
+        .and_then(|()| link_header::<A, F>(frame, packet, next_hop, neighbour))
         .map_err(|HelperError| Reason::RedirectFailed.into())
 }
 
-/// The checks before the first write. Returns the link addresses of the egress frame.
+/// The checks before the first write. Returns the neighbour.
 #[inline(always)]
-fn check<A: Address, F: Frame>(frame: &mut F, packet: &Packet<A>, next_hop: &NextHop) -> Result<[u32; 3], Refusal> {
+fn check<A: Address, F: Frame>(
+    frame: &mut F,
+    packet: &Packet<A>,
+    next_hop: &NextHop,
+) -> Result<Option<&'static LinkAddress>, Refusal> {
     if next_hop.flags & F::UNREACHABLE != 0 {
         return Err(Reason::HandedOver.into());
     }
@@ -90,17 +94,17 @@ fn transport_and_hop_limit<A: Address + HopLimit, F: Frame>(
     Ok(())
 }
 
-/// Link addresses of the egress frame; unused on raw-IP links.
+/// The destination's own link address; `None` if the next hop has it, or the link has none.
 #[inline(always)]
-fn neighbour<A: Address>(packet: &Packet<A>, next_hop: &NextHop) -> Result<[u32; 3], Refusal> {
+fn neighbour<A: Address>(packet: &Packet<A>, next_hop: &NextHop) -> Result<Option<&'static LinkAddress>, Refusal> {
     if next_hop.flags & NextHop::ETHERNET == 0 {
-        return Ok([0; 3]);
+        return Ok(None);
     }
     if next_hop.flags & NextHop::ON_LINK != 0 {
         let key = Neighbour { address: packet.destination.mapped(), ifindex: next_hop.ifindex, family: A::VERSION };
         // SAFETY: while the program runs, the memory remains an element of this map, but perhaps a different one.
-        if let Some(LinkAddress { mac, .. }) = unsafe { maps::NEIGHBOURS.get(key) } {
-            return Ok(redirected(next_hop.addresses, *mac));
+        if let Some(neighbour) = unsafe { maps::NEIGHBOURS.get(key) } {
+            return Ok(Some(neighbour));
         }
         report_miss(key);
         return Err(Reason::NoNeighbour.into());
@@ -108,7 +112,7 @@ fn neighbour<A: Address>(packet: &Packet<A>, next_hop: &NextHop) -> Result<[u32;
     if next_hop.flags & NextHop::RESOLVED == 0 {
         return Err(Reason::NoNeighbour.into());
     }
-    Ok(next_hop.addresses)
+    Ok(None)
 }
 
 /// Reports the neighbour to the agent, which has it resolved. The kernel, which gets this packet, resolves it only if
@@ -139,12 +143,16 @@ fn link_header<A: Address, F: Frame>(
     frame: &mut F,
     packet: &Packet<A>,
     next_hop: &NextHop,
-    addresses: [u32; 3],
+    neighbour: Option<&LinkAddress>,
 ) -> Result<(), HelperError> {
     let ethernet = next_hop.flags & NextHop::ETHERNET != 0;
     let length = if ethernet { size_of::<Ethernet>() } else { 0 };
     frame.replace_link_header(packet.offset, length)?;
     if ethernet {
+        let addresses = match neighbour {
+            Some(LinkAddress { mac, .. }) => redirected(next_hop.addresses, *mac),
+            None => next_hop.addresses,
+        };
         // By words: the compiler turns a copy of the whole array into byte stores.
         let header = frame.at_mut::<[u8; size_of::<Ethernet>()]>(0).ok_or(HelperError)?;
         for (bytes, word) in header.chunks_exact_mut(4).zip(addresses) {
