@@ -42,8 +42,12 @@ fn in_order(connection: &ConnectionStatus) -> String {
         let round_trip = health.round_trip.map(|time| format!(", round trip {:.1} ms", time * 1000.0));
         format!("; {} of {} probes lost{}", health.recent_lost, health.recent_probes, round_trip.unwrap_or_default())
     });
-    let sas = connection.ipsec.as_ref().map(|ipsec| format!("; {} child SAs", ipsec.children.len()));
+    let sas = connection.ipsec.as_ref().map(|ipsec| format!("; {}", child_sas(ipsec.children.len())));
     format!("up for {}{}{}", duration(connection.state_seconds), sas.unwrap_or_default(), health.unwrap_or_default())
+}
+
+fn child_sas(count: usize) -> String {
+    if count == 1 { "1 child SA".to_owned() } else { format!("{count} child SAs") }
 }
 
 /// In the largest unit of which there are at least two.
