@@ -2,8 +2,12 @@
 
 use std::fs;
 use std::process::Output;
+use std::time::Duration;
 
-use hub_tests::lab::{AgentCommand, HUB, HubConfig, Namespace, Options, Rig, SHANGHAI, World, agent_binary, retry};
+use hub_tests::lab::{
+    AgentCommand, End, HUB, HubConfig, Link, Namespace, Options, Ping, PlaceSpec, Rig, SHANGHAI, Status, World,
+    agent_binary, retry,
+};
 use serde_json::Value;
 
 use crate::output::assert_schema;
@@ -70,6 +74,7 @@ fn healthy_hub_has_no_error_and_exits_with_0() {
     let table = run(&rig, &["diagnose"]);
     assert_eq!(table.status.code(), Some(0));
     let text = stdout(&table);
+    eprintln!("{text}");
     assert!(text.contains("\nok       nftables: the table inet vpnhub is in force\n"), "{text}");
     assert!(text.lines().last().unwrap().starts_with("0 errors, "), "{text}");
     rig.stop().unwrap();
@@ -96,11 +101,13 @@ fn broken_hub_has_exactly_the_faults_that_were_made() {
     hub.sysctl(&[("ipv4/ip_forward", "0"), (&format!("ipv4/conf/{}/rp_filter", SHANGHAI.hub_device(0)), "1")]).unwrap();
     hub.set_link(&SHANGHAI.hub_device(0), false).unwrap();
     assert!(rig.agent.cli(&["connection", "down", "hangzhou"]).unwrap().status.success());
-    let down = |status: &hub_tests::lab::Status| status.connection("shanghai")["state"] == "down";
-    rig.agent.wait_for_status(std::time::Duration::from_secs(20), down).unwrap();
+    let down = |status: &Status| status.connection("shanghai")["state"] == "down";
+    rig.agent.wait_for_status(Duration::from_secs(20), down).unwrap();
 
     let output = run(&rig, &["--output", "json", "diagnose"]);
     assert_eq!(output.status.code(), Some(1));
+    eprintln!("{}", stdout(&run(&rig, &["diagnose"])));
+    eprintln!("{}", stdout(&run(&rig, &["--output", "json", "diagnose", "shanghai"])));
     let found = diagnosis(&output);
     let mut expected = vec![
         "error interface_down shanghai",
@@ -149,7 +156,7 @@ fn broken_hub_has_exactly_the_faults_that_were_made() {
 }
 
 #[test]
-fn failed_health_check_and_stranger_are_found() {
+fn failed_health_check_and_lost_probes_are_found() {
     let mut config = HubConfig::offices(&SITES);
     config.connection("shanghai").health_check = true;
     let rig = rig(&config);
@@ -167,12 +174,32 @@ fn failed_health_check_and_stranger_are_found() {
     assert!(action.contains("answers pings"), "{action}");
     rig.world["shanghai"].sysctl(&[("ipv4/icmp_echo_ignore_all", "0")]).unwrap();
     // Until 32 probes are answered, some of the last ones were lost.
-    let partial = retry("no probes are lost", || {
+    retry("no probes are lost", || {
         let output = run(&rig, &["--output", "json", "diagnose", "shanghai"]);
-        Ok((output.status.code() == Some(0)).then(|| faults(&diagnosis(&output))))
+        let expected = ["warning probes_lost shanghai", "warning sender_checksum shanghai"];
+        Ok((output.status.code() == Some(0) && faults(&diagnosis(&output)) == expected).then_some(()))
     })
     .unwrap();
-    assert!(partial.contains(&"warning probes_lost shanghai".to_owned()), "{partial:?}");
+    rig.stop().unwrap();
+}
+
+#[test]
+fn interface_that_is_no_attachment_and_sends_to_sites_is_named() {
+    let mut rig = rig(&HubConfig::offices(&SITES));
+    rig.world.add_place(&PlaceSpec::new("stranger")).unwrap();
+    let ends = [End::new(HUB, "str0").address("172.31.0.1/30"), End::new("stranger", "up0").address("172.31.0.2/30")];
+    let [hub, stranger] = ends;
+    rig.world.add_link(Link::new(hub, stranger)).unwrap();
+    rig.world["stranger"].ip("route add default via 172.31.0.1").unwrap();
+    let report =
+        Ping::new(SITES[0].host4().into()).timeout(Duration::from_millis(200)).run(&rig.world["stranger"]).unwrap();
+    assert_eq!((report.sent, report.received), (1, 0));
+    let output = run(&rig, &["--output", "json", "diagnose"]);
+    let found = diagnosis(&output);
+    let mut expected = OF_LAB.to_vec();
+    expected.push("warning stranger str0");
+    expected.sort_unstable();
+    assert_eq!((output.status.code(), faults(&found)), (Some(0), expected.into_iter().map(str::to_owned).collect()));
     rig.stop().unwrap();
 }
 
@@ -193,6 +220,7 @@ fn without_agent_host_and_datapath_are_diagnosed() {
     let output = run(&[]);
     assert_eq!(output.status.code(), Some(1));
     let found = diagnosis(&output);
+    eprintln!("{found:#}");
     assert_eq!(found["agent"], false);
     assert_eq!(faults(&found), ["error agent agent", "warning datapath datapath"]);
     let message = found["findings"][1]["message"].as_str().unwrap();
