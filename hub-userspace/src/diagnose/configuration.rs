@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use super::facts::{CertificateFacts, ConfigFacts, Facts};
+use super::{
+    facts::{CertificateFacts, ConfigFacts, Facts},
+    remedy,
+};
 use crate::{
     api_types::{
         diagnose::{Area, Code, Finding, Severity},
@@ -40,7 +43,8 @@ pub fn of_connection(facts: &Facts, name: &str) -> Vec<Finding> {
 fn quotas(config: &Config) -> impl Iterator<Item = Finding> {
     let quotas = [("connections", "gateway.max_connections", config.connections.len(), config.gateway.max_connections)];
     quotas.into_iter().map(|(objects, key, used, limit)| {
-        let message = format!("{used} of {limit} {objects} are in use");
+        let full = if used >= limit { ": no further ones can be added" } else { "" };
+        let message = format!("{used} of {limit} {objects} are in use{full}");
         let action = format!("raise [gateway] {} before more are needed", key.trim_start_matches("gateway."));
         match used * 100 > limit * NEARLY_FULL {
             true => Finding::warning(Area::Configuration, key, Code::Quota, message, action),
@@ -114,10 +118,10 @@ fn certificates(facts: &ConfigFacts, only: Option<&str>) -> Vec<Finding> {
 fn objects(FullStatus { status, store, metrics }: &FullStatus) -> Vec<Finding> {
     let mut findings = Vec::new();
     let error = |subject: &str, code, text: &str, otherwise: &str| {
-        Finding::of_text(Severity::Error, Area::Configuration, subject, code, text, otherwise)
+        remedy::finding(Severity::Error, Area::Configuration, subject, code, text, otherwise)
     };
     let warning = |subject: &str, code, text: &str, otherwise: &str| {
-        Finding::of_text(Severity::Warning, Area::Configuration, subject, code, text, otherwise)
+        remedy::finding(Severity::Warning, Area::Configuration, subject, code, text, otherwise)
     };
     for SetAside { kind, name, reason } in &status.set_aside {
         let subject = format!("{} {name}", kind.replace('_', " "));
@@ -167,9 +171,10 @@ fn objects(FullStatus { status, store, metrics }: &FullStatus) -> Vec<Finding> {
     for (problem, routes) in failed {
         let subject = format!("route {}", routes[0].destination);
         let mut finding = error(&subject, Code::RouteNotPublished, problem, otherwise);
-        if let more @ 1.. = routes.len() - 1 {
-            finding.message += &format!(" (and {more} more routes)");
-        }
+        finding.message = match routes.len() {
+            1 => finding.message,
+            count => format!("{} ({count} routes)", finding.message),
+        };
         findings.push(finding);
     }
     findings

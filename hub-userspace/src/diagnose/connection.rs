@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::IpNet;
 
-use super::facts::ConfigFacts;
+use super::remedy;
 use crate::{
     api_types::{
         diagnose::{Area, Code, Finding, Severity},
@@ -17,12 +17,12 @@ use crate::{
 const MOST: usize = 5;
 
 /// Judges all connections, or the one with this name.
-pub fn judge(status: &FullStatus, config: Option<&ConfigFacts>, only: Option<&str>) -> Vec<Finding> {
+pub fn judge(status: &FullStatus, only: Option<&str>) -> Vec<Finding> {
     let status = &status.status;
     let routes = Routes::of(&status.connections, &status.routes);
     let mut findings = Vec::new();
     for connection in status.connections.iter().filter(|one| only.is_none_or(|name| one.name == name)) {
-        let mut found = of_state(connection, config);
+        let mut found = of_state(connection);
         found.extend(routes.judge(connection));
         // The other conditions matter while it carries traffic.
         if connection.state != State::AdminDown {
@@ -58,18 +58,14 @@ fn duration(seconds: f64) -> String {
 }
 
 /// Why it is not up, or that probes are lost.
-fn of_state(connection: &ConnectionStatus, config: Option<&ConfigFacts>) -> Vec<Finding> {
+fn of_state(connection: &ConnectionStatus) -> Vec<Finding> {
     let ConnectionStatus { name, state, state_reason, health, ipsec, .. } = connection;
     let since = duration(connection.state_seconds);
     match state {
         State::Up => health.as_ref().and_then(|health| lost_probes(name, health)).into_iter().collect(),
         State::AdminDown => {
             let message = format!("administratively down for {since}");
-            let action = if is_disabled(config, name) {
-                format!("`vpnhub connection up {name}`, or `enabled = true` in its file, to use it again")
-            } else {
-                format!("`vpnhub connection up {name}` to use it again")
-            };
+            let action = format!("`vpnhub connection up {name}` to use it again");
             vec![Finding::warning(Area::Connection, name, Code::AdminDown, message, action)]
         }
         State::Down | State::HoldDown => {
@@ -88,7 +84,7 @@ fn of_state(connection: &ConnectionStatus, config: Option<&ConfigFacts>) -> Vec<
                 }
                 _ => "check its interface and the logs of the agent".to_owned(),
             };
-            let mut finding = Finding::of_text(severity, Area::Connection, name, code, reason, otherwise);
+            let mut finding = remedy::finding(severity, Area::Connection, name, code, reason, otherwise);
             finding.message = format!("down for {since}: {}", finding.message);
             finding.cloud_code = match code {
                 Code::TunnelDown => ipsec.as_ref().and_then(|ipsec| ipsec.cloud_code.clone()),
@@ -97,10 +93,6 @@ fn of_state(connection: &ConnectionStatus, config: Option<&ConfigFacts>) -> Vec<
             vec![finding]
         }
     }
-}
-
-fn is_disabled(config: Option<&ConfigFacts>, name: &str) -> bool {
-    config.and_then(|facts| facts.config.connections.get(name)).is_some_and(|connection| !connection.enabled)
 }
 
 fn code_of(reason: &str, health: Option<&Health>, ipsec: Option<&IpsecStatus>) -> (Severity, Code) {
@@ -126,7 +118,7 @@ fn lost_probes(name: &str, health: &Health) -> Option<Finding> {
 /// Selectors without an SA, and parts of SAs that the program does not admit.
 fn selectors(ConnectionStatus { name, .. }: &ConnectionStatus, ipsec: &IpsecStatus) -> Vec<Finding> {
     let found = |code, text: &str, otherwise: &str| {
-        Finding::of_text(Severity::Warning, Area::Connection, name, code, text, otherwise)
+        remedy::finding(Severity::Warning, Area::Connection, name, code, text, otherwise)
     };
     let otherwise = "compare local_cidrs and remote_cidrs with the site's remote and local ones";
     // Without any SA, the reason of the state has the same.
@@ -151,8 +143,13 @@ fn warnings(connection: &ConnectionStatus) -> impl Iterator<Item = Finding> {
     // An agent of another version may have none.
     let codes = codes.chain(std::iter::repeat(Code::ConnectionWarning));
     connection.warnings.iter().zip(codes).map(|(text, code)| {
-        let otherwise = "docs/operations.md explains the warnings of `vpnhub status`";
-        Finding::of_text(Severity::Warning, Area::Connection, &connection.name, code, text, otherwise)
+        let otherwise = match code {
+            Code::SenderChecksum => {
+                "`ethtool -K PEER tx off` at the other end if it is on this host, or start the agent with `--attach tc`"
+            }
+            _ => "docs/operations.md explains the warnings of `vpnhub status`",
+        };
+        remedy::finding(Severity::Warning, Area::Connection, &connection.name, code, text, otherwise)
     })
 }
 

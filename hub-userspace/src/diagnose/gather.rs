@@ -127,7 +127,7 @@ fn number<T: FromStr>(path: impl AsRef<Path>) -> Option<T> {
     fs::read_to_string(path).ok()?.trim().parse().ok()
 }
 
-/// Of /proc/meminfo (proc_meminfo(5)).
+/// Of /proc/meminfo (`proc_meminfo(5)`).
 fn memory(text: &str) -> Option<MemoryFacts> {
     let line =
         |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.strip_suffix("kB")?.trim().parse().ok());

@@ -1,6 +1,9 @@
 //! The kernel, its settings, other processes' rules, and the agent. Pure.
 
-use super::facts::{Facts, HostFacts, IkeFacts, NeighbourFacts, NetworkFacts};
+use super::{
+    facts::{Facts, HostFacts, IkeFacts, NeighbourFacts, NetworkFacts},
+    remedy,
+};
 use crate::{
     api_types::diagnose::{Area, Code, Finding, Severity},
     kernel::netlink::{Family, ForeignRule},
@@ -62,7 +65,7 @@ fn agent(facts: &Facts) -> Vec<Finding> {
     let reason = facts.no_agent.as_deref().unwrap_or("no agent answers");
     let start =
         "start the agent: `systemctl start vpnhub`; `vpnhub check --config FILE` shows whether its file is valid";
-    let agent = Finding::of_text(Severity::Error, Area::Host, "agent", Code::Agent, reason, start);
+    let agent = remedy::finding(Severity::Error, Area::Host, "agent", Code::Agent, reason, start);
     let datapath = match &facts.datapath {
         Some(datapath) => Finding::warning(
             Area::Host,

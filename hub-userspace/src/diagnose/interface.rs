@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use super::facts::{ConfigFacts, InterfaceFacts, NetworkFacts};
+use super::{
+    facts::{ConfigFacts, InterfaceFacts, NetworkFacts},
+    remedy,
+};
 use crate::{
     api_types::{
         diagnose::{Area, Code, Finding, Severity},
@@ -74,7 +77,7 @@ fn attachment(name: &str, attached: &Attached<'_>) -> Option<Finding> {
         None => {
             let text = reason.unwrap_or("the program is not attached");
             let otherwise = "the agent's log has the reason";
-            Some(Finding::of_text(Severity::Error, Area::Interface, name, Code::Attachment, text, otherwise))
+            Some(remedy::finding(Severity::Error, Area::Interface, name, Code::Attachment, text, otherwise))
         }
         Some(mode @ "xdp-generic") => {
             let message = format!("{mode}: {}", reason.unwrap_or("slower than native XDP and TC"));
@@ -94,7 +97,7 @@ fn settings(name: &str, facts: &InterfaceFacts, is_site: bool) -> Vec<Finding> {
         let message = "rp_filter is strict: the kernel drops packets that the program leaves to it, if the route to their \
                        source leads to another interface";
         let action = format!(
-            "`sysctl net.ipv4.conf.{name}.rp_filter=0 net.ipv4.conf.all.rp_filter=0`, and a file in /etc/sysctl.d: the \
+            "`sysctl net/ipv4/conf/{name}/rp_filter=0 net/ipv4/conf/all/rp_filter=0`, and a file in /etc/sysctl.d: the \
              program checks sources itself"
         );
         findings.push(Finding::warning(Area::Interface, name, Code::InterfaceSetting, message, action));
@@ -141,21 +144,15 @@ fn mtu(name: &str, facts: &InterfaceFacts, config: &ConfigFacts, network: Option
     });
     let fits = proposals.min()?;
     let mtu = facts.link.mtu;
-    Some(match mtu > fits {
-        true => Finding::warning(
-            Area::Interface,
-            name,
-            Code::InterfaceMtu,
-            format!(
-                "its MTU is {mtu}, and only {fits} bytes fit a link with MTU {below} in ESP: packets are fragmented or lost"
-            ),
-            format!("write interface_mtu = \"auto\" for its connections, or `ip link set {name} mtu {fits}`"),
-        ),
-        false => {
-            let message = format!("its MTU, {mtu}, leaves room for ESP on a link with MTU {below}");
-            Finding::ok(Area::Interface, name, Code::InterfaceMtu, message)
-        }
-    })
+    if mtu <= fits {
+        let message = format!("its MTU, {mtu}, leaves room for ESP on a link with MTU {below}");
+        return Some(Finding::ok(Area::Interface, name, Code::InterfaceMtu, message));
+    }
+    let message = format!(
+        "its MTU is {mtu}, and only {fits} bytes fit a link with MTU {below} in ESP: packets are fragmented or lost"
+    );
+    let action = format!("write interface_mtu = \"auto\" for its connections, or `ip link set {name} mtu {fits}`");
+    Some(Finding::warning(Area::Interface, name, Code::InterfaceMtu, message, action))
 }
 
 fn underlay(underlay: &UnderlayStatus) -> Vec<Finding> {

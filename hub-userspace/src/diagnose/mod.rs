@@ -7,6 +7,7 @@
 //! | `configuration` | judges the configuration in force: quotas, conflicts, objects set aside, certificates (pure) |
 //! | `interface` | judges attachments and underlays (pure) |
 //! | `host` | judges the kernel, its settings, other processes' rules, the agent (pure) |
+//! | `remedy` | splits texts of the status into what is wrong and what to do (pure) |
 //! | `gather` | reads the facts: /proc, /sys, netlink, files of certificates |
 //! | `text` | the findings for people |
 //!
@@ -18,6 +19,7 @@ pub mod facts;
 pub mod gather;
 mod host;
 mod interface;
+mod remedy;
 mod text;
 
 use anyhow::{Result, bail};
@@ -32,7 +34,7 @@ pub fn diagnose(facts: &Facts) -> Diagnosis {
     findings.extend(configuration::judge(facts));
     if let Some(status) = &facts.status {
         findings.extend(interface::judge(status, facts.host.network.as_ref(), facts.config.as_ref(), None));
-        findings.extend(connection::judge(status, facts.config.as_ref(), None));
+        findings.extend(connection::judge(status, None));
     }
     Diagnosis::new(facts.status.is_some(), findings)
 }
@@ -55,7 +57,7 @@ pub fn diagnose_connection(facts: &Facts, name: &str) -> Result<Diagnosis> {
     let mut findings = configuration::of_connection(facts, name);
     let network = facts.host.network.as_ref();
     findings.extend(interface::judge(status, network, facts.config.as_ref(), Some(&found.interface)));
-    findings.extend(connection::judge(status, facts.config.as_ref(), Some(name)));
+    findings.extend(connection::judge(status, Some(name)));
     Ok(Diagnosis::new(true, findings))
 }
 

@@ -74,7 +74,6 @@ fn healthy_hub_has_no_error_and_exits_with_0() {
     let table = run(&rig, &["diagnose"]);
     assert_eq!(table.status.code(), Some(0));
     let text = stdout(&table);
-    eprintln!("{text}");
     assert!(text.contains("\nok       nftables: the table inet vpnhub is in force\n"), "{text}");
     assert!(text.lines().last().unwrap().starts_with("0 errors, "), "{text}");
     rig.stop().unwrap();
@@ -106,8 +105,6 @@ fn broken_hub_has_exactly_the_faults_that_were_made() {
 
     let output = run(&rig, &["--output", "json", "diagnose"]);
     assert_eq!(output.status.code(), Some(1));
-    eprintln!("{}", stdout(&run(&rig, &["diagnose"])));
-    eprintln!("{}", stdout(&run(&rig, &["--output", "json", "diagnose", "shanghai"])));
     let found = diagnosis(&output);
     let mut expected = vec![
         "error interface_down shanghai",
@@ -220,7 +217,6 @@ fn without_agent_host_and_datapath_are_diagnosed() {
     let output = run(&[]);
     assert_eq!(output.status.code(), Some(1));
     let found = diagnosis(&output);
-    eprintln!("{found:#}");
     assert_eq!(found["agent"], false);
     assert_eq!(faults(&found), ["error agent agent", "warning datapath datapath"]);
     let message = found["findings"][1]["message"].as_str().unwrap();

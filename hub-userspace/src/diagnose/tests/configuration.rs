@@ -92,7 +92,7 @@ fn unpublished_routes_are_one_error_for_each_reason() {
         ["error route_not_published route 10.1.0.0/16", "error route_not_published route 10.3.0.0/16"]
     );
     let first = &diagnosis.findings[0];
-    assert_eq!(first.message, "in its place (and 1 more routes)");
+    assert_eq!(first.message, "in its place (2 routes)");
 }
 
 #[test]

@@ -1,7 +1,11 @@
 //! Texts that other parts of the agent write, and the findings for people.
 
 use super::{diagnose, healthy, with_status};
-use crate::{api_types::diagnose::split, config::SiteAddress, diagnose::text, ipsec::vici::fault::Fault};
+use crate::{
+    config::SiteAddress,
+    diagnose::{remedy::split, text},
+    ipsec::vici::fault::Fault,
+};
 
 const FAULTS: [Fault; 13] = [
     Fault::Refused,
@@ -52,4 +56,15 @@ fn text_has_findings_with_remedies_and_a_summary() {
                  -> compare remote_id\nwarning  connection a: destination 10.1.0.0/16 is carried by b\n";
     assert!(shown.starts_with(start), "{shown}");
     assert!(shown.ends_with("\n\n1 error, 1 warning\n"), "{shown}");
+}
+
+#[test]
+fn manual_explains_every_code() {
+    let read = |file: &str| std::fs::read_to_string(file).unwrap_or_else(|error| panic!("{file}: {error}"));
+    let (contract, manual) = (read("tests/status/diagnose.contract.txt"), read("../docs/operations.md"));
+    let values = contract.lines().filter_map(|line| line.strip_prefix("findings[].code may be \"")?.strip_suffix('"'));
+    let codes: Vec<_> = values.collect();
+    assert!(codes.len() > 40, "{contract}");
+    let unknown: Vec<_> = codes.iter().filter(|code| !manual.contains(&format!("`{code}`"))).collect();
+    assert!(unknown.is_empty(), "docs/operations.md does not explain {unknown:?}");
 }

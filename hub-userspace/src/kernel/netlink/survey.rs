@@ -15,7 +15,8 @@ use super::{
 
 /// `RT_TABLE_DEFAULT`, `RT_TABLE_MAIN` and `RT_TABLE_LOCAL` (rtnetlink.h).
 const KERNEL_TABLES: [u32; 3] = [253, 254, 255];
-/// Priorities of the kernel's own rules, in the order of these tables (`fib_default_rules_init`, net/ipv4/fib_rules.c).
+/// Priorities of the kernel's own rules, in the order of these tables (`fib_default_rules_init`,
+/// `net/ipv4/fib_rules.c`).
 const KERNEL_PRIORITIES: [u32; 3] = [32767, 32766, 0];
 
 /// Interfaces and rules of the calling thread's network namespace.
