@@ -15,13 +15,22 @@ pub struct Facts {
     pub status: Option<FullStatus>,
     /// Why no agent answers, in a sentence.
     pub no_agent: Option<String>,
-    /// The datapath in the kernel; only read without an agent.
-    pub datapath: Option<WithoutAgent>,
+    pub datapath: DatapathFacts,
     /// The configuration in force.
     pub config: Option<ConfigFacts>,
     pub host: HostFacts,
     /// Checks that could not be made, with the reason.
     pub unchecked: Vec<String>,
+}
+
+/// The datapath in the kernel.
+#[derive(Debug, Default)]
+pub enum DatapathFacts {
+    /// Not read: an agent answers, or this user may not.
+    #[default]
+    Unknown,
+    Missing,
+    Running(WithoutAgent),
 }
 
 /// The configuration in force.

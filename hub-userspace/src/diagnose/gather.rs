@@ -12,10 +12,11 @@ use std::{
 };
 
 use anyhow::Result;
+use rustix::process::geteuid;
 
 use super::facts::{
-    CertificateFacts, ConfigFacts, Facts, HostFacts, IkeFacts, InterfaceFacts, MemoryFacts, NeighbourFacts,
-    NetworkFacts,
+    CertificateFacts, ConfigFacts, DatapathFacts, Facts, HostFacts, IkeFacts, InterfaceFacts, MemoryFacts,
+    NeighbourFacts, NetworkFacts,
 };
 use crate::{
     api::Client,
@@ -56,11 +57,26 @@ pub async fn gather(client: &Client, socket: &Path, instance: &Instance) -> Resu
         Err(error) if listens(socket) => return Err(error),
         Err(error) => {
             facts.no_agent = Some(format!("{error:#}"));
-            facts.datapath = datapath::running(instance).ok().flatten().map(Into::into);
+            facts.datapath = datapath(instance, &mut facts.unchecked);
         }
     }
     facts.host = host(facts.status.as_ref(), facts.config.as_ref(), &mut facts.unchecked).await;
     Ok(facts)
+}
+
+fn datapath(instance: &Instance, unchecked: &mut Vec<String>) -> DatapathFacts {
+    if !geteuid().is_root() {
+        unchecked.push("the datapath in the kernel is not checked: only root may read it".to_owned());
+        return DatapathFacts::Unknown;
+    }
+    match datapath::running(instance) {
+        Ok(Some(running)) => DatapathFacts::Running(running.into()),
+        Ok(None) => DatapathFacts::Missing,
+        Err(error) => {
+            unchecked.push(format!("the datapath in the kernel is not checked: {error}"));
+            DatapathFacts::Unknown
+        }
+    }
 }
 
 fn listens(socket: &Path) -> bool {

@@ -1,7 +1,7 @@
 //! The kernel, its settings, other processes' rules, and the agent. Pure.
 
 use super::{
-    facts::{Facts, HostFacts, IkeFacts, NeighbourFacts, NetworkFacts},
+    facts::{DatapathFacts, Facts, HostFacts, IkeFacts, NeighbourFacts, NetworkFacts},
     remedy,
 };
 use crate::{
@@ -67,7 +67,8 @@ fn agent(facts: &Facts) -> Vec<Finding> {
         "start the agent: `systemctl start vpnhub`; `vpnhub check --config FILE` shows whether its file is valid";
     let agent = remedy::finding(Severity::Error, Area::Host, "agent", Code::Agent, reason, start);
     let datapath = match &facts.datapath {
-        Some(datapath) => Finding::warning(
+        DatapathFacts::Unknown => None,
+        DatapathFacts::Running(datapath) => Some(Finding::warning(
             Area::Host,
             "datapath",
             Code::Datapath,
@@ -77,16 +78,16 @@ fn agent(facts: &Facts) -> Vec<Finding> {
                 datapath.interfaces.len()
             ),
             "start the agent, which adopts it",
-        ),
-        None => Finding::error(
+        )),
+        DatapathFacts::Missing => Some(Finding::error(
             Area::Host,
             "datapath",
             Code::Datapath,
             "no program of this instance is attached: nothing is forwarded between the sites",
-            "start the agent; as root, name its instance with --instance if it has another than default",
-        ),
+            "start the agent; if its instance is not named default, name it with --instance",
+        )),
     };
-    vec![agent, datapath]
+    [agent].into_iter().chain(datapath).collect()
 }
 
 /// Major and minor version of a release such as "6.12.0-9-amd64".
@@ -259,7 +260,7 @@ fn families(rules: &[&ForeignRule]) -> &'static str {
 fn guard(facts: &Facts, has_table: Option<bool>) -> Option<Finding> {
     // The agent reads its counters, and reports none if it cannot.
     let of_agent = facts.status.as_ref().map(|status| !status.status.kernel_drops.is_empty());
-    let is_needed = facts.status.is_some() || facts.datapath.is_some();
+    let is_needed = facts.status.is_some() || !matches!(facts.datapath, DatapathFacts::Missing);
     let subject = "nftables";
     match has_table.or(of_agent)? {
         true => Some(Finding::ok(Area::Host, subject, Code::NftablesTable, "the table inet vpnhub is in force")),

@@ -50,7 +50,7 @@ struct Attached<'a> {
     of: &'a Attachment,
     /// It carries a connection, not the VPC.
     is_site: bool,
-    /// The state of a connection has the same reason.
+    /// The state of a connection has the reason.
     is_known: bool,
 }
 
@@ -63,7 +63,8 @@ fn attachments(status: &Status) -> BTreeMap<&str, Attached<'_>> {
     }
     for connection in &status.connections {
         let of = &connection.attachment;
-        let is_known = connection.state == State::Down && connection.state_reason == of.attach_reason;
+        let reason = connection.state_reason.as_deref().unwrap_or_default();
+        let is_known = connection.state == State::Down && reason.starts_with("interface ");
         attachments.insert(connection.interface.as_str(), Attached { of, is_site: true, is_known });
     }
     attachments

@@ -61,6 +61,8 @@ fn refused_key() {
     let status = lab.wait_until_up().unwrap();
     let problems = status.connection("shanghai")["ipsec"]["problems"].as_array().unwrap();
     assert!(problems.is_empty(), "{problems:?}");
+    let (code, diagnosis) = diagnose(&lab);
+    assert_eq!((code, &diagnosis["errors"]), (Some(0), &0.into()), "{diagnosis:#}");
     lab.stop().unwrap();
 }
 
@@ -129,13 +131,25 @@ fn other_identity() {
     lab.stop().unwrap();
 }
 
-/// What `vpnhub diagnose shanghai`, run at the hub, finds out about its tunnel.
-fn tunnel_finding(lab: &IpsecLab) -> Value {
+/// Exit code and findings of `vpnhub diagnose shanghai`, run at the hub.
+fn diagnose(lab: &IpsecLab) -> (Option<i32>, Value) {
     let socket = lab.agent.socket();
     let arguments = ["--socket", socket.to_str().unwrap(), "--output", "json", "diagnose", "shanghai"];
     let output = lab.world[HUB].command(agent_binary()).args(arguments).output().unwrap();
-    assert_eq!(output.status.code(), Some(1), "{output:?}");
-    let diagnosis: Value = serde_json::from_slice(&output.stdout).unwrap();
+    (output.status.code(), serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{output:?}")))
+}
+
+/// What it finds out about the tunnel.
+fn tunnel_finding(lab: &IpsecLab) -> Value {
+    let (code, diagnosis) = diagnose(lab);
+    assert_eq!(code, Some(1), "{diagnosis:#}");
+    let socket = lab.agent.socket();
+    let output = lab.world[HUB]
+        .command(agent_binary())
+        .args(["--socket", socket.to_str().unwrap(), "diagnose"])
+        .output()
+        .unwrap();
+    eprintln!("{}", String::from_utf8(output.stdout).unwrap());
     let first = diagnosis["findings"][0].clone();
     assert_eq!((&first["code"], &first["severity"]), (&"tunnel_down".into(), &"error".into()), "{diagnosis:#}");
     first

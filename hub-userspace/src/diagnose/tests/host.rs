@@ -1,11 +1,14 @@
 use super::{diagnose, faults, healthy, only, with_status};
 use crate::{
+    api_types::status::{Reasons, WithoutAgent},
     diagnose::{
         diagnose_connection,
-        facts::{Facts, HostFacts, IkeFacts, MemoryFacts, NeighbourFacts, NetworkFacts},
+        facts::{DatapathFacts, Facts, HostFacts, IkeFacts, MemoryFacts, NeighbourFacts, NetworkFacts},
     },
     kernel::netlink::{Family, ForeignRule},
 };
+
+type Change = Box<dyn FnOnce(&mut HostFacts)>;
 
 fn with_host(change: impl FnOnce(&mut HostFacts)) -> Vec<String> {
     let mut facts = healthy();
@@ -36,7 +39,7 @@ fn kernel_before_6_1_is_an_error() {
 #[test]
 fn settings_of_the_kernel_are_judged() {
     let memory = |available| Some(MemoryFacts { total: 100_000, available });
-    let cases: [(Box<dyn FnOnce(&mut HostFacts)>, Option<&str>); 8] = [
+    let cases: [(Change, Option<&str>); 8] = [
         (Box::new(|host| host.jit = Some(0)), Some("warning bpf_jit net.core.bpf_jit_enable")),
         (Box::new(|host| host.jit = Some(2)), None),
         (Box::new(|host| host.has_btf = false), Some("error btf BTF")),
@@ -125,12 +128,14 @@ fn strongswan_that_does_not_listen_is_an_error() {
 
 #[test]
 fn without_agent_host_and_datapath_are_judged() {
-    let datapath = || crate::api_types::status::WithoutAgent {
-        agent: false,
-        interfaces: Vec::new(),
-        connections: Vec::new(),
-        drops: crate::api_types::status::Reasons::new(),
-        passes: crate::api_types::status::Reasons::new(),
+    let running = || {
+        DatapathFacts::Running(WithoutAgent {
+            agent: false,
+            interfaces: Vec::new(),
+            connections: Vec::new(),
+            drops: Reasons::new(),
+            passes: Reasons::new(),
+        })
     };
     let without = |datapath, has_table| {
         let no_agent = Some("no agent answers on /run/x: start one with `vpnhub run`".to_owned());
@@ -138,15 +143,20 @@ fn without_agent_host_and_datapath_are_judged() {
         facts.host.network.as_mut().expect("it has one").has_table = Some(has_table);
         facts
     };
-    let facts = without(Some(datapath()), true);
+    let facts = without(running(), true);
     let diagnosis = diagnose(&facts);
     assert_eq!(faults(&diagnosis), ["error agent agent", "warning datapath datapath"]);
     assert!(!diagnosis.agent);
     assert_eq!(only(&diagnosis, "agent").message, "no agent answers on /run/x");
-    let found = faults(&diagnose(&without(Some(datapath()), false)));
+    let found = faults(&diagnose(&without(running(), false)));
     assert_eq!(found, ["error agent agent", "error nftables_table nftables", "warning datapath datapath"]);
+    let unknown = faults(&diagnose(&without(DatapathFacts::Unknown, true)));
+    assert_eq!(unknown, ["error agent agent"]);
     // Nothing is installed: no table is needed.
-    assert_eq!(faults(&diagnose(&without(None, false))), ["error agent agent", "error datapath datapath"]);
+    assert_eq!(
+        faults(&diagnose(&without(DatapathFacts::Missing, false))),
+        ["error agent agent", "error datapath datapath"]
+    );
     let error = diagnose_connection(&facts, "a").expect_err("nothing is known of it");
     assert!(error.to_string().starts_with("no agent answers"), "{error}");
 }
