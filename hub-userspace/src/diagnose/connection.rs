@@ -72,7 +72,7 @@ fn of_state(connection: &ConnectionStatus) -> Vec<Finding> {
             let reason = state_reason.as_deref().unwrap_or("down");
             let (severity, code) = code_of(reason, health.as_ref(), ipsec.as_ref());
             let otherwise = match code {
-                Code::HoldDown => "wait: it comes up by itself".to_owned(),
+                Code::HoldDown => "wait: it comes up by itself, or fails soon".to_owned(),
                 Code::HealthCheckFailed => {
                     "check the path behind the tunnel, and that the destination answers pings from the source"
                         .to_owned()
@@ -98,6 +98,8 @@ fn of_state(connection: &ConnectionStatus) -> Vec<Finding> {
 fn code_of(reason: &str, health: Option<&Health>, ipsec: Option<&IpsecStatus>) -> (Severity, Code) {
     match () {
         () if reason.starts_with("healthy again") => (Severity::Warning, Code::HoldDown),
+        // A failed check says so after some probes.
+        () if reason.ends_with("has not replied yet") => (Severity::Warning, Code::HoldDown),
         () if reason.starts_with("interface ") => (Severity::Error, Code::InterfaceDown),
         () if ipsec.is_some_and(|ipsec| ipsec.children.is_empty()) => (Severity::Error, Code::TunnelDown),
         () if health.is_some_and(|health| !health.healthy) => (Severity::Error, Code::HealthCheckFailed),
