@@ -11,6 +11,7 @@ pub mod config;
 pub mod config_manager;
 pub mod connection;
 pub mod datapath;
+pub mod diagnose;
 pub mod fib;
 pub mod health;
 pub mod ipsec;

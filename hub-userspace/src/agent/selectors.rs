@@ -164,7 +164,16 @@ impl World {
         };
         let children = table.inbound(&mark).into_iter().map(child).collect();
         let (problems, missing) = (Vec::new(), Vec::new());
-        Some(status::IpsecStatus { ike: None, children, selectors: None, problems, fault: None, missing })
+        Some(status::IpsecStatus {
+            ike: None,
+            children,
+            selectors: None,
+            problems,
+            fault: None,
+            fault_code: None,
+            cloud_code: None,
+            missing,
+        })
     }
 }
 

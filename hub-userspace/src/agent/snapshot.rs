@@ -17,7 +17,7 @@ use crate::{
     connection::state::States,
     datapath::{Counters, Dataplane},
     ipsec::vici::driver::Driver,
-    kernel::netlink::ReconcileFailure,
+    kernel::{netlink::ReconcileFailure, network_namespace},
     routing::rib::{self, Rib},
 };
 
@@ -55,6 +55,8 @@ impl Snapshot {
         let mut connections = Vec::new();
         for (name, connection) in &world.config.connections {
             let state = world.states[name];
+            let (warning_codes, warnings) =
+                warnings.of_connection(name).into_iter().map(|(code, text)| (code.to_owned(), text)).unzip();
             let entry = world.liveness.get(name);
             connections.push(status::ConnectionStatus {
                 name: name.clone(),
@@ -66,12 +68,15 @@ impl Snapshot {
                     None => reason,
                 }),
                 state_seconds: entry.map_or(0.0, |entry| entry.since.elapsed().as_secs_f64()),
-                warnings: warnings.of_connection(name),
+                warnings,
+                warning_codes,
                 state_changes: entry.map_or(0, |entry| entry.changes),
                 health: edge.kernel.prober.report(name).map(|report| status::Health {
                     healthy: report.is_healthy(),
                     sent: report.sent,
                     received: report.received,
+                    recent_probes: report.recent.count(),
+                    recent_lost: report.recent.lost(),
                     round_trip: report.round_trip.map(|time| time.as_secs_f64()),
                 }),
                 ipsec: world
@@ -107,7 +112,10 @@ impl Snapshot {
         let others = self.refused.iter().filter(|failure| failure.destination.is_none());
         let problems = others.map(ToString::to_string).collect();
         Status {
-            gateway: status::GatewayStatus { name: self.config.gateway.name.clone() },
+            gateway: status::GatewayStatus {
+                name: self.config.gateway.name.clone(),
+                network_namespace: network_namespace().ok(),
+            },
             vpc: self.vpc,
             underlays: self.underlays,
             connections: self.connections,

@@ -6,6 +6,7 @@ use ipnet::IpNet;
 
 use super::world::World;
 use crate::{
+    api_types::status::warning,
     config::Config,
     fib::slow_path::{Preferred, Sources},
     kernel::netlink::{Family, Link},
@@ -26,28 +27,30 @@ impl<'a> Warnings<'a> {
         Self { world, sources, shared: shared(&world.config, &world.rib) }
     }
 
-    /// The warnings of a connection.
-    pub fn of_connection(&self, name: &str) -> Vec<String> {
+    /// The warnings of a connection, each with a stable name.
+    pub fn of_connection(&self, name: &str) -> Vec<(&'static str, String)> {
         let connection = &self.world.config.connections[name];
         let link = self.world.host.link(&connection.interface);
         let families = [(Family::V4, "IPv4"), (Family::V6, "IPv6")];
         let sources = families.into_iter().filter_map(|(family, shown)| {
             let source = self.sources.of_connection(self.world.inputs(), name, family);
-            (source == Preferred::Missing).then(|| no_source(shown))
+            (source == Preferred::Missing).then(|| (warning::NO_HUB_ADDRESS, no_source(shown)))
         });
         let bridge = link.filter(|link| link.is_bridge_port()).map(|link| {
             let Link { name, .. } = link;
-            format!(
+            let text = format!(
                 "interface {name} is a port of a bridge, which takes the packets that the program leaves to the kernel: \
                  `ip link set {name} nomaster`"
-            )
+            );
+            (warning::BRIDGE_PORT, text)
         });
-        let offload = link.and_then(|link| self.offload(link));
+        let offload = link.and_then(|link| self.offload(link)).map(|text| (warning::SENDER_CHECKSUM, text));
         let shared = self.shared.get(name).map(|(destination, other)| {
-            format!(
+            let text = format!(
                 "flows to {destination} are shared with customer gateway {other:?}: if they are different sites with the \
                  same addresses, give each its own; if both lead to one site, give each route a weight other than 100"
-            )
+            );
+            (warning::SHARED_FLOWS, text)
         });
         sources.chain(bridge).chain(offload).chain(shared).collect()
     }

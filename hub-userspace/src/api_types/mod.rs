@@ -1,4 +1,5 @@
 //! The JSON contract of the control socket: fields may be added, never changed.
 
+pub mod diagnose;
 pub mod event;
 pub mod status;

@@ -1,5 +1,7 @@
 //! The command line.
 
+mod cleanup;
+mod diagnose;
 mod objects;
 mod status;
 mod store;
@@ -9,7 +11,7 @@ use std::{
     io::{self, IsTerminal as _, Write as _},
     path::{Path, PathBuf},
     process::ExitCode,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result};
@@ -27,7 +29,7 @@ use self::{
     store::StoreCommand,
 };
 use crate::{
-    agent::{Agent, cleanup, guard, process},
+    agent::{Agent, guard, process},
     api::{AppState, Client, MetricsListener, ScrapeLock, Socket, router},
     api_types::event::ConnectionEvent,
     config::{
@@ -102,6 +104,16 @@ enum Command {
     /// Shows gateway, connections with their counters, and routes with their effective share. Without an agent, shows
     /// the running datapath.
     Status {
+        /// Instance of the datapath, if no agent runs.
+        #[arg(long, value_name = "NAME", default_value_t = Instance::default())]
+        instance: Instance,
+    },
+    /// Checks the host, the interfaces, the configuration and every connection, and says what to do. Exits with 1 if
+    /// it finds an error. Without an agent, checks the host and the running datapath.
+    Diagnose {
+        /// Check only this connection.
+        #[arg(value_name = "CONN")]
+        connection: Option<String>,
         /// Instance of the datapath, if no agent runs.
         #[arg(long, value_name = "NAME", default_value_t = Instance::default())]
         instance: Instance,
@@ -213,6 +225,12 @@ async fn execute(cli: Cli) -> Result<ExitCode> {
             return Ok(ExitCode::from(outcome.exit_code));
         }
         Command::Status { instance } => status::text(&client, &cli.socket, &instance, cli.output).await?,
+        Command::Diagnose { connection, instance } => {
+            let found = diagnose::run(&client, &cli.socket, &instance, connection.as_deref(), cli.output);
+            let (text, code) = Box::pin(found).await?;
+            print!("{text}");
+            return Ok(code);
+        }
         Command::Route(command) => objects::route(command, &client, cli.output).await?,
         Command::Connection(command) => objects::connection(command, &client, cli.output).await?,
         Command::CustomerGateway(command) => objects::customer_gateway(command, &client, cli.output).await?,
@@ -240,26 +258,12 @@ async fn execute(cli: Cli) -> Result<ExitCode> {
                 false => "nothing to change: already in effect\n".to_owned(),
             }
         }
-        Command::Cleanup { instance } => {
-            let removed = cleanup::remove(&instance, detaching()).await?;
-            printed(&removed, |removed| format!("{removed}\n"), cli.output)?
-        }
+        Command::Cleanup { instance } => cleanup::run(&instance, cli.output).await?,
         Command::Reload { confirm } => changed(&client.reload(confirm).await?, cli.output)?,
         Command::Confirm => changed(&client.confirm().await?, cli.output)?,
     };
     print!("{text}");
     Ok(ExitCode::SUCCESS)
-}
-
-/// Shows once a second how many programs are detached.
-fn detaching() -> impl FnMut(usize, usize) {
-    let mut last = Instant::now();
-    move |done, all| {
-        if last.elapsed() >= Duration::from_secs(1) {
-            last = Instant::now();
-            eprintln!("vpnhub: nothing is forwarded any more; {done} of {all} programs are detached");
-        }
-    }
 }
 
 /// The configuration that an agent would start with. If the store cannot be read, that of the files only: a running

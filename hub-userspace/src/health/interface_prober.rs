@@ -230,6 +230,7 @@ impl Worker {
         let Some(answer) = running.check.reply(now, reply.sequence, nonce) else { return };
         let mut report = lock(&running.report);
         report.received += 1;
+        report.recent = running.check.recent();
         report.round_trip = Some(answer.round_trip);
         report.last_reply = Some(now);
         drop(report);
@@ -286,6 +287,7 @@ impl RunningCheck {
         }
         report.sent += u64::from(problem.is_none());
         report.lost = self.check.lost();
+        report.recent = self.check.recent();
         report.problem = problem;
     }
 }

@@ -22,6 +22,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+pub use check::RecentProbes;
 pub use prober::{ProbeCounts, Prober};
 use serde::{Deserialize, Serialize};
 
@@ -105,6 +106,9 @@ pub struct HealthReport {
     /// Probes without a reply in time.
     #[serde(default)]
     pub lost: u64,
+    /// The last probes that were answered or lost.
+    #[serde(skip)]
+    pub recent: RecentProbes,
     /// Round trip of the last reply.
     pub round_trip: Option<Duration>,
     #[serde(skip)]

@@ -1,7 +1,8 @@
 //! Why a tunnel does not come up, as `status` tells it, for faults that charon reports before or beyond a connection.
 
-use hub_tests::lab::{Esp, HUB_PUBLIC, HubConfig, IpsecLab, IpsecOptions, SHANGHAI, Status};
+use hub_tests::lab::{Esp, HUB, HUB_PUBLIC, HubConfig, IpsecLab, IpsecOptions, SHANGHAI, Status, agent_binary};
 use rcgen::date_time_ymd;
+use serde_json::Value;
 
 use crate::cases::spis;
 use crate::certificates::{Authority, Files, configure, hub_pair};
@@ -14,6 +15,7 @@ pub const CASES: &[Case] = &[
     (Needs::StrongSwan, "reasons::ikev1_secret_that_does_not_decrypt_is_a_wrong_secret", undecryptable),
     (Needs::StrongSwan, "reasons::site_that_connects_from_another_address_is_named", other_address),
     (Needs::StrongSwan, "reasons::site_with_another_identity_is_refused_with_that_reason", other_identity),
+    (Needs::StrongSwan, "reasons::other_proposals_have_the_cloud_product_s_code", other_proposals),
     (Needs::StrongSwan, "reasons::renewed_secret_is_named_by_reload", renewed_secret),
     (Needs::StrongSwan, "reasons::renewed_certificate_interrupts_nothing_and_is_used_next", renewed_certificate),
 ];
@@ -59,6 +61,8 @@ fn refused_key() {
     let status = lab.wait_until_up().unwrap();
     let problems = status.connection("shanghai")["ipsec"]["problems"].as_array().unwrap();
     assert!(problems.is_empty(), "{problems:?}");
+    let (code, diagnosis) = diagnose(&lab);
+    assert_eq!((code, &diagnosis["errors"]), (Some(0), &0.into()), "{diagnosis:#}");
     lab.stop().unwrap();
 }
 
@@ -119,8 +123,51 @@ fn other_identity() {
     let office = lab.office("shanghai");
     let text = office.peer_config(&lab.agent, "swanctl", &["--with-secret"]).unwrap();
     office.charon.load("shanghai", &text.replace("site.example.com", "branch.example.com")).unwrap();
-    wait_for_reason(&lab, "IPsec: the site has another identity");
+    let status = wait_for_reason(&lab, "IPsec: the site has another identity");
+    assert_eq!(status.connection("shanghai")["ipsec"]["fault_code"], "identity");
+    let found = tunnel_finding(&lab);
+    assert_eq!(found["cloud_code"], "PeerMismatch", "{found}");
+    assert_eq!(found["action"], "compare remote_id with the site's");
     lab.stop().unwrap();
+}
+
+/// Exit code and findings of `vpnhub diagnose shanghai`, run at the hub.
+fn diagnose(lab: &IpsecLab) -> (Option<i32>, Value) {
+    let socket = lab.agent.socket();
+    let arguments = ["--socket", socket.to_str().unwrap(), "--output", "json", "diagnose", "shanghai"];
+    let output = lab.world[HUB].command(agent_binary()).args(arguments).output().unwrap();
+    (output.status.code(), serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{output:?}")))
+}
+
+/// What it finds out about the tunnel.
+fn tunnel_finding(lab: &IpsecLab) -> Value {
+    let (code, diagnosis) = diagnose(lab);
+    assert_eq!(code, Some(1), "{diagnosis:#}");
+    let first = diagnosis["findings"][0].clone();
+    assert_eq!((&first["code"], &first["severity"]), (&"tunnel_down".into(), &"error".into()), "{diagnosis:#}");
+    first
+}
+
+fn other_proposals() {
+    for (key, reason, code) in [
+        ("proposals = ", "IPsec: no IKE proposal in common", "ike_proposal"),
+        ("esp_proposals = ", "IPsec: no ESP proposal in common", "esp_proposal"),
+    ] {
+        let lab = prepare(waiting(), |config| config);
+        let office = lab.office("shanghai");
+        let text = office.peer_config(&lab.agent, "swanctl", &["--with-secret"]).unwrap();
+        let changed = |line: &str| match line.trim_start().starts_with(key) {
+            true => format!("{key}aes128-sha256-modp2048\n"),
+            false => format!("{line}\n"),
+        };
+        office.charon.load("shanghai", &text.lines().map(changed).collect::<String>()).unwrap();
+        drop(office.initiate());
+        let status = wait_for_reason(&lab, reason);
+        assert_eq!(status.connection("shanghai")["ipsec"]["fault_code"], code);
+        let found = tunnel_finding(&lab);
+        assert_eq!(found["cloud_code"], "AlgorithmMismatch", "{found}");
+        lab.stop().unwrap();
+    }
 }
 
 fn renewed_secret() {

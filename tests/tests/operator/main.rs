@@ -3,6 +3,7 @@
 mod advertisements;
 mod alone;
 mod bounds;
+mod diagnose;
 mod idle;
 mod interfaces;
 mod ipsec;

@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::{SITES, stdout, vpnhub};
 
 /// Validates an answer against the committed schema.
-fn assert_schema(form: &str, answer: &Value) {
+pub fn assert_schema(form: &str, answer: &Value) {
     let file = checkout::find().unwrap().join(format!("hub-userspace/tests/status/{form}.schema.json"));
     let schema = serde_json::from_str(&fs::read_to_string(file).unwrap()).unwrap();
     assert_eq!(schema::violations(&schema, answer), [""; 0]);

@@ -136,8 +136,10 @@ fn unprivileged_status_query_is_rejected() {
     let scratch = Scratch::new().unwrap();
     let binary = scratch.executable(agent_binary(), "vpnhub").unwrap();
     fs::set_permissions(scratch.path(), fs::Permissions::from_mode(0o755)).unwrap();
-    let message = failure(&as_nobody(&rig.world[HUB], &binary, &["--socket", path(&socket), "status"]));
-    assert!(message.contains("no access to") && message.contains(path(&socket)), "{message}");
+    for command in ["status", "diagnose"] {
+        let message = failure(&as_nobody(&rig.world[HUB], &binary, &["--socket", path(&socket), command]));
+        assert!(message.contains("no access to") && message.contains(path(&socket)), "{message}");
+    }
     rig.stop().unwrap();
 }
 

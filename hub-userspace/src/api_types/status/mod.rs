@@ -1,5 +1,8 @@
 //! Output of `vpnhub status` and the control socket. The JSON is a contract: fields may be added, never changed.
 
+pub mod warning;
+mod without_agent;
+
 use std::{
     borrow::Cow,
     collections::{BTreeMap, BTreeSet},
@@ -9,13 +12,14 @@ use hub_common::Reason;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+pub use self::without_agent::{RunningConnectionStatus, RunningInterfaceStatus, WithoutAgent};
 use crate::{
     config::{Confirmation, Origin, SetAside},
     connection::state::State,
-    datapath::{self, Counters, Running},
+    datapath::Counters,
     ipsec::{
         effective::MOST_PAIRS,
-        vici::{selector::TrafficSelector, table::Tunnel},
+        vici::{fault::Fault, selector::TrafficSelector, table::Tunnel},
     },
     kernel::netlink::GuardCounters,
     policy::selectors::Pair,
@@ -98,55 +102,6 @@ impl From<&WriteState> for StoreStatus {
     }
 }
 
-/// Status of a datapath that runs without an agent.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
-pub struct WithoutAgent {
-    /// Always `false`.
-    pub agent: bool,
-    pub interfaces: Vec<RunningInterfaceStatus>,
-    /// Ordered by name, with the counters that the next agent continues.
-    pub connections: Vec<RunningConnectionStatus>,
-    pub drops: Reasons,
-    pub passes: Reasons,
-}
-
-/// An interface with the program attached; has no name if it is in another network namespace.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
-pub struct RunningInterfaceStatus {
-    pub name: Option<String>,
-    pub attach: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
-pub struct RunningConnectionStatus {
-    pub name: String,
-    #[serde(flatten)]
-    pub traffic: Traffic,
-}
-
-impl From<Running> for WithoutAgent {
-    fn from(running: Running) -> Self {
-        let Running { interfaces, connections, vpc, unattributed } = running;
-        let total = connections.values().map(|connection| connection.counters).sum::<Counters>() + vpc + unattributed;
-        let of = |(name, connection): (String, datapath::RunningConnection)| RunningConnectionStatus {
-            name,
-            traffic: (&connection.counters).into(),
-        };
-        Self {
-            agent: false,
-            interfaces: (interfaces.into_iter())
-                .map(|interface| RunningInterfaceStatus { name: interface.name, attach: interface.mode })
-                .collect(),
-            connections: connections.into_iter().map(of).collect(),
-            drops: reasons(&total, true),
-            passes: reasons(&total, false),
-        }
-    }
-}
-
 /// Packets that the nftables table has dropped.
 #[derive(Debug, Clone, Default)]
 pub struct KernelDrops {
@@ -175,6 +130,9 @@ impl From<GuardCounters> for KernelDrops {
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct GatewayStatus {
     pub name: String,
+    /// Inode of the agent's network namespace (`/proc/PID/ns/net`).
+    #[serde(default)]
+    pub network_namespace: Option<u64>,
 }
 
 /// The VPC side.
@@ -229,6 +187,9 @@ pub struct ConnectionStatus {
     /// Conditions that may lose packets although the connection is up, each with a remedy.
     #[serde(default)]
     pub warnings: Vec<String>,
+    /// Stable names of `warnings`, in the same order.
+    #[serde(default)]
+    pub warning_codes: Vec<String>,
     /// Number of state changes since the agent started.
     #[serde(default)]
     pub state_changes: u64,
@@ -261,6 +222,12 @@ pub struct IpsecStatus {
     pub problems: Vec<String>,
     /// Error of the last attempt.
     pub fault: Option<String>,
+    /// A stable name of that error, such as `ike_proposal`.
+    #[serde(default)]
+    pub fault_code: Option<String>,
+    /// The error code of the cloud product's diagnosis for it, such as `AlgorithmMismatch`, if it has one.
+    #[serde(default)]
+    pub cloud_code: Option<String>,
     /// Selectors of the configuration that no SA admits.
     #[serde(default)]
     pub missing: Vec<MissingStatus>,
@@ -305,6 +272,12 @@ pub struct Health {
     pub received: u64,
     /// Round-trip time of the last reply, in seconds.
     pub round_trip: Option<f64>,
+    /// The last probes that were answered or lost: 32 at most.
+    #[serde(default)]
+    pub recent_probes: u32,
+    /// Of these, those without a reply in time.
+    #[serde(default)]
+    pub recent_lost: u32,
 }
 
 /// How the program is attached to an interface.
@@ -347,10 +320,16 @@ impl From<&Tunnel> for IpsecStatus {
             remote: texts(&child.remote),
             selectors: child.pairs().take(MOST_PAIRS).collect::<BTreeSet<_>>().iter().map(Pair::to_string).collect(),
         });
-        let fault = tunnel.fault.map(|fault| fault.to_string());
-        let children = children.collect();
-        let ike = tunnel.ike.clone();
-        Self { ike, children, selectors: None, problems: Vec::new(), fault, missing: Vec::new() }
+        Self {
+            ike: tunnel.ike.clone(),
+            children: children.collect(),
+            selectors: None,
+            problems: Vec::new(),
+            fault: tunnel.fault.map(|fault| fault.to_string()),
+            fault_code: tunnel.fault.map(|fault| fault.name().to_owned()),
+            cloud_code: tunnel.fault.and_then(Fault::cloud_code).map(str::to_owned),
+            missing: Vec::new(),
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! The JSON of `vpnhub status` is a contract. tests/status has two files for each of its two forms:
+//! The JSON of `vpnhub status` and `vpnhub diagnose` is a contract. tests/status has two files for each of its forms:
 //!
 //! - `FORM.schema.json`: its current JSON schema;
 //! - `FORM.contract.txt`: its fields with their types, and the values of enumerations, one per line. Lines are added,
@@ -16,6 +16,7 @@ use schemars::{JsonSchema, generate::SchemaSettings};
 use serde_json::Value;
 
 use super::{FullStatus, WithoutAgent};
+use crate::api_types::diagnose::Diagnosis;
 
 const UPDATE: &str = "UPDATE_EXPECTED=1 cargo test -p hub-userspace --lib status::";
 
@@ -39,8 +40,9 @@ fn remove_texts(schema: &mut Value) {
     }
 }
 
-fn forms() -> [(&'static str, Value); 2] {
-    [("status", schema::<FullStatus>()), ("without-agent", schema::<WithoutAgent>())]
+fn forms() -> [(&'static str, Value); 3] {
+    let status = ("status", schema::<FullStatus>());
+    [status, ("without-agent", schema::<WithoutAgent>()), ("diagnose", schema::<Diagnosis>())]
 }
 
 /// Cargo runs tests in the directory of their package.

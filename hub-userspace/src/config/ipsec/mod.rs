@@ -23,6 +23,7 @@ pub use self::{
     interface_mtu::InterfaceMtu,
     proposal::{Proposal, Protocol},
     tunnel::TunnelParameters,
+    validity::{Invalid, invalid_certificate},
 };
 pub(super) use self::{
     draft::{EspDraft, IkeDraft, IpsecDraft},

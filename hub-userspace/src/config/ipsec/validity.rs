@@ -1,6 +1,7 @@
 //! Validity of certificates, for warnings before they expire.
 
 use std::{
+    io,
     path::Path,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -19,8 +20,7 @@ const LONGEST: usize = 60_000;
 
 /// The problem of the certificates in a PEM file at this time, if any.
 pub fn problem(file: &Path, now: SystemTime) -> Option<Problem> {
-    let text = read_text(file, LONGEST).ok()?;
-    let what = text.map_or(Some(Invalid::Unreadable), |text| invalid(text.as_bytes(), now))?;
+    let what = invalid_certificate(file, now).ok()??;
     let shown = quoted(&file.display().to_string());
     Some(match what {
         Invalid::Unreadable => Problem::new(format!("{shown} has no certificate in PEM form that can be read"))
@@ -36,12 +36,26 @@ pub fn problem(file: &Path, now: SystemTime) -> Option<Problem> {
     })
 }
 
-#[derive(Debug, PartialEq, Eq)]
-enum Invalid {
+/// What is wrong with the certificates in a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Invalid {
+    /// No certificate in PEM form, or one that cannot be parsed.
     Unreadable,
+    /// One was valid until this time.
     Expired(String),
+    /// One is valid until this time, less than 30 days from now.
     Expires(String),
+    /// One is valid from this time on.
     Early(String),
+}
+
+/// The first certificate in a PEM file that is not valid for 30 days from `now`.
+///
+/// # Errors
+/// When the file cannot be read.
+pub fn invalid_certificate(file: &Path, now: SystemTime) -> io::Result<Option<Invalid>> {
+    let text = read_text(file, LONGEST)?;
+    Ok(text.map_or(Some(Invalid::Unreadable), |text| invalid(text.as_bytes(), now)))
 }
 
 fn invalid(text: &[u8], now: SystemTime) -> Option<Invalid> {

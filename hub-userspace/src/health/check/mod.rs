@@ -42,6 +42,32 @@ pub struct Check {
     healthy: Option<bool>,
     /// Probes that were sent and can no longer be answered.
     lost: u64,
+    recent: RecentProbes,
+}
+
+/// The last probes that were answered or lost.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct RecentProbes {
+    /// One bit a probe, the last one lowest: 1 is lost.
+    lost: u32,
+    /// 32 at most.
+    count: u32,
+}
+
+impl RecentProbes {
+    fn note(&mut self, is_lost: bool) {
+        self.lost = self.lost << 1 | u32::from(is_lost);
+        self.count = (self.count + 1).min(u32::BITS);
+    }
+
+    /// 32 at most.
+    pub const fn count(self) -> u32 {
+        self.count
+    }
+
+    pub const fn lost(self) -> u32 {
+        self.lost.count_ones()
+    }
 }
 
 #[derive(Debug)]
@@ -72,6 +98,7 @@ impl Check {
             last_reply: None,
             healthy: None,
             lost: 0,
+            recent: RecentProbes::default(),
         }
     }
 
@@ -108,6 +135,7 @@ impl Check {
         while self.probes.front().is_some_and(|probe| now.saturating_duration_since(probe.sent) > late) {
             self.probes.pop_front();
             self.lost += 1;
+            self.recent.note(true);
         }
         let sequence = self.sequence;
         self.sequence = sequence.wrapping_add(1);
@@ -132,14 +160,21 @@ impl Check {
         self.lost
     }
 
+    /// The last probes.
+    pub fn recent(&self) -> RecentProbes {
+        self.recent
+    }
+
     /// Processes a reply received at `now`; `None` if it matches no probe, is too old or is a duplicate.
     pub fn reply(&mut self, now: Instant, sequence: u16, nonce: &[u8]) -> Option<ProbeReply> {
         let at = self.probes.iter().position(|probe| probe.sequence == sequence && probe.nonce == nonce)?;
         let round_trip = now.saturating_duration_since(self.probes.remove(at)?.sent);
         if round_trip > LATE.max(self.interval) {
             self.lost += 1;
+            self.recent.note(true);
             return None;
         }
+        self.recent.note(false);
         self.unanswered = 0;
         self.last_reply = Some(now);
         let verdict = (self.healthy != Some(true)).then_some(Verdict::Healthy);

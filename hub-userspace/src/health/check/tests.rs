@@ -245,3 +245,37 @@ fn dead_path_is_reported_within_bound_of_last_reply() {
         assert_eq!(*verdict, Verdict::Unhealthy { misses: retries, last_reply_age: Some(after) });
     }
 }
+
+#[test]
+fn recent_probes_are_the_last_32_answered_or_lost_ones() {
+    let start = Instant::now();
+    let mut check = Check::new(ms(1000), 3, start);
+    let recent = |check: &Check| (check.recent().lost(), check.recent().count());
+    // A probe counts as lost once it can no longer be answered.
+    let mut now = start;
+    let mut send = |check: &mut Check, is_answered: bool| {
+        now += ms(1000);
+        let sequence = check.probe(now, NONCE);
+        assert!(check.reply(now + ms(1), sequence, &NONCE).is_some());
+        if !is_answered {
+            now += ms(1000);
+            check.probe(now, NONCE);
+            now += LATE;
+        }
+    };
+    assert_eq!(recent(&check), (0, 0));
+    send(&mut check, true);
+    assert_eq!(recent(&check), (0, 1));
+    send(&mut check, false);
+    assert_eq!(recent(&check), (0, 2), "it may still be answered");
+    send(&mut check, true);
+    assert_eq!(recent(&check), (1, 4));
+    for _ in 0..28 {
+        send(&mut check, true);
+    }
+    assert_eq!(recent(&check), (1, 32), "the third oldest");
+    for _ in 0..3 {
+        send(&mut check, true);
+    }
+    assert_eq!(recent(&check), (0, 32));
+}

@@ -94,6 +94,37 @@ const LINES: &[(&str, Fault)] = &[
 ];
 
 impl Fault {
+    /// A stable name for programs.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Refused => "refused",
+            Self::WrongSecret => "wrong_secret",
+            Self::NoSecret => "no_secret",
+            Self::Identity => "identity",
+            Self::Certificate => "certificate",
+            Self::Validity => "certificate_validity",
+            Self::NoKey => "no_private_key",
+            Self::Undecrypted => "undecrypted",
+            Self::IkeProposal => "ike_proposal",
+            Self::EspProposal => "esp_proposal",
+            Self::Selectors => "selectors",
+            Self::Silent => "silent",
+            Self::Unresolved => "unresolved",
+        }
+    }
+
+    /// The error code that the cloud product's diagnosis (`DiagnoseVpnConnections`) has for the same cause, if any.
+    ///
+    /// charon's log does not tell which algorithm of a proposal differs, so the codes of single algorithms, such as
+    /// `DhGroupMismatch`, never apply.
+    pub const fn cloud_code(self) -> Option<&'static str> {
+        match self {
+            Self::Identity => Some("PeerMismatch"),
+            Self::IkeProposal | Self::EspProposal => Some("AlgorithmMismatch"),
+            _ => None,
+        }
+    }
+
     /// The cause in a line of charon's log about an IKE SA, if any.
     pub fn of_line(line: &str) -> Option<Self> {
         if line.starts_with("tried ") && line.ends_with("MAC mismatched") {

@@ -20,6 +20,7 @@
 //! | `reconciler` | [`Reconciler`], its task, and the probing of neighbours |
 //! | `group` | the device group of the sites' interfaces |
 //! | `interfaces` | [`Interfaces`], which creates xfrm interfaces |
+//! | `survey` | [`Survey`]: interfaces, and the rules of others |
 //! | `nft` | [`Guard`], the nftables table: another netlink family, on sockets of its own |
 
 pub mod attributes;
@@ -33,6 +34,7 @@ mod reconciler;
 mod route_state;
 mod socket;
 mod state;
+mod survey;
 mod wire;
 
 pub use follow::HostFollower;
@@ -43,6 +45,7 @@ pub use plan::{Family, KernelNeighbour, KernelNextHop, RouteAction, RouteKey};
 pub use reconciler::{ReconcileFailure, ReconcileReport, Reconciler};
 pub use socket::{NetlinkError, Refusal};
 pub use state::{Changes, HostState, Link, Links};
+pub use survey::{ForeignRule, Survey};
 
 /// The routing protocol number of our objects: `RTA_PROTOCOL`, `FRA_PROTOCOL`, `NDA_PROTOCOL`. Not assigned in
 /// `include/uapi/linux/rtnetlink.h`. BIRD and FRR can filter our routes by it.

@@ -221,6 +221,17 @@ fn set_all(settings: [&str; 2], otherwise: &str) {
     }
 }
 
+/// The sysctls of an interface that the agent disables on the attachments of sites and that are on now: name and value.
+pub fn enabled_settings(interface: &str) -> Vec<(String, String)> {
+    let paths = plan(Path::new(ROOT), interface).unwrap_or_default();
+    let enabled = paths.into_iter().filter_map(|path| {
+        let value = fs::read_to_string(&path).ok()?.trim().to_owned();
+        let name = path.strip_prefix("/proc/sys").ok()?.display().to_string();
+        (value != "0").then_some((name, value))
+    });
+    enabled.collect()
+}
+
 #[derive(Debug, thiserror::Error)]
 pub enum SysctlFailure {
     #[error("an interface named {0} has no settings of its own: rename it")]

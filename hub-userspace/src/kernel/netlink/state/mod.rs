@@ -23,6 +23,7 @@ use rtnetlink::{
 use serde::{Deserialize, Serialize};
 
 pub use self::link::{Link, Links};
+pub(super) use self::read::link as read_link;
 use self::read::{address, foreign_route, has_failed, is_tentative, link, neighbour_key, usable_mac};
 use super::wire;
 

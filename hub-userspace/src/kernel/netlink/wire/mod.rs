@@ -83,11 +83,15 @@ pub(super) fn route_key(message: &RouteMessage) -> Option<RouteKey> {
     Some(RouteKey { table: table(message), destination: destination(message)?, metric: metric(message) })
 }
 
+/// Whether a dumped rule has our protocol.
+pub(super) fn is_our_rule(message: &RuleMessage) -> bool {
+    message.attributes.contains(&RuleAttribute::Protocol(RouteProtocol::from(PROTOCOL)))
+}
+
 impl Existing {
     /// Records a dumped rule, if it is ours.
     pub(super) fn note_rule(&mut self, message: &RuleMessage) {
-        let ours = RuleAttribute::Protocol(RouteProtocol::from(PROTOCOL));
-        if message.attributes.contains(&ours) {
+        if is_our_rule(message) {
             self.rules.push(message.clone());
         }
     }

@@ -1,0 +1,10 @@
+//! Names of [`ConnectionStatus::warnings`](super::ConnectionStatus::warnings).
+
+/// No address of the hub is in the local selectors.
+pub const NO_HUB_ADDRESS: &str = "no_hub_address";
+/// The interface is a port of a bridge.
+pub const BRIDGE_PORT: &str = "bridge_port";
+/// Packets of local senders are forwarded without a checksum.
+pub const SENDER_CHECKSUM: &str = "sender_checksum";
+/// Flows are shared with another customer gateway.
+pub const SHARED_FLOWS: &str = "shared_flows";

@@ -1,0 +1,218 @@
+//! Connections, their tunnels, and the routes through them. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ipnet::IpNet;
+
+use super::remedy;
+use crate::{
+    api_types::{
+        diagnose::{Area, Code, Finding, Severity},
+        status::{ConnectionStatus, FullStatus, Health, IpsecStatus, RouteStatus, warning},
+    },
+    connection::state::State,
+};
+
+/// Findings of one kind about a connection: the others are in `vpnhub status`.
+const MOST: usize = 5;
+
+/// Judges all connections, or the one with this name.
+pub fn judge(status: &FullStatus, only: Option<&str>) -> Vec<Finding> {
+    let status = &status.status;
+    let routes = Routes::of(&status.connections, &status.routes);
+    let mut findings = Vec::new();
+    for connection in status.connections.iter().filter(|one| only.is_none_or(|name| one.name == name)) {
+        let mut found = of_state(connection);
+        found.extend(routes.judge(connection));
+        // The other conditions matter while it carries traffic.
+        if connection.state != State::AdminDown {
+            found.extend(connection.ipsec.iter().flat_map(|ipsec| selectors(connection, ipsec)));
+            found.extend(warnings(connection));
+        }
+        if found.is_empty() {
+            found.push(Finding::ok(Area::Connection, &connection.name, Code::ConnectionUp, in_order(connection)));
+        }
+        findings.extend(found);
+    }
+    findings
+}
+
+fn in_order(connection: &ConnectionStatus) -> String {
+    let health = connection.health.as_ref().map(|health| {
+        let round_trip = health.round_trip.map(|time| format!(", round trip {:.1} ms", time * 1000.0));
+        format!("; {} of {} probes lost{}", health.recent_lost, health.recent_probes, round_trip.unwrap_or_default())
+    });
+    let sas = connection.ipsec.as_ref().map(|ipsec| format!("; {}", child_sas(ipsec.children.len())));
+    format!("up for {}{}{}", duration(connection.state_seconds), sas.unwrap_or_default(), health.unwrap_or_default())
+}
+
+fn child_sas(count: usize) -> String {
+    if count == 1 { "1 child SA".to_owned() } else { format!("{count} child SAs") }
+}
+
+/// In the largest unit of which there are at least two.
+fn duration(seconds: f64) -> String {
+    let units = [(86400.0, "d"), (3600.0, "h"), (60.0, "min")];
+    let unit = units.into_iter().find(|(length, _)| seconds >= 2.0 * length);
+    unit.map_or_else(|| format!("{seconds:.0} s"), |(length, name)| format!("{:.0} {name}", (seconds / length).floor()))
+}
+
+/// Why it is not up, or that probes are lost.
+fn of_state(connection: &ConnectionStatus) -> Vec<Finding> {
+    let ConnectionStatus { name, state, state_reason, health, ipsec, .. } = connection;
+    let since = duration(connection.state_seconds);
+    match state {
+        State::Up => health.as_ref().and_then(|health| lost_probes(name, health)).into_iter().collect(),
+        State::AdminDown => {
+            let message = format!("administratively down for {since}");
+            let action = format!("`vpnhub connection up {name}` to use it again");
+            vec![Finding::warning(Area::Connection, name, Code::AdminDown, message, action)]
+        }
+        State::Down | State::HoldDown => {
+            let reason = state_reason.as_deref().unwrap_or("down");
+            let (severity, code) = code_of(reason, health.as_ref(), ipsec.as_ref());
+            let otherwise = match code {
+                Code::HoldDown => "wait: it comes up by itself, or fails soon".to_owned(),
+                Code::HealthCheckFailed => {
+                    "check the path behind the tunnel, and that the destination answers pings from the source"
+                        .to_owned()
+                }
+                Code::TunnelDown => {
+                    "compare the settings with the site's: `vpnhub peer-config`; the logs of strongSwan \
+                    and of the site have the details"
+                        .to_owned()
+                }
+                _ => "check its interface and the logs of the agent".to_owned(),
+            };
+            let mut finding = remedy::finding(severity, Area::Connection, name, code, reason, otherwise);
+            finding.message = format!("down for {since}: {}", finding.message);
+            finding.cloud_code = match code {
+                Code::TunnelDown => ipsec.as_ref().and_then(|ipsec| ipsec.cloud_code.clone()),
+                _ => None,
+            };
+            vec![finding]
+        }
+    }
+}
+
+fn code_of(reason: &str, health: Option<&Health>, ipsec: Option<&IpsecStatus>) -> (Severity, Code) {
+    match () {
+        () if reason.starts_with("healthy again") => (Severity::Warning, Code::HoldDown),
+        // A failed check says so after some probes.
+        () if reason.ends_with("has not replied yet") => (Severity::Warning, Code::HoldDown),
+        () if reason.starts_with("interface ") => (Severity::Error, Code::InterfaceDown),
+        () if ipsec.is_some_and(|ipsec| ipsec.children.is_empty()) => (Severity::Error, Code::TunnelDown),
+        () if health.is_some_and(|health| !health.healthy) => (Severity::Error, Code::HealthCheckFailed),
+        () => (Severity::Error, Code::ConnectionDown),
+    }
+}
+
+/// None lost: in order. All lost: it is down.
+fn lost_probes(name: &str, health: &Health) -> Option<Finding> {
+    let Health { recent_probes, recent_lost, .. } = health;
+    (*recent_lost > 0).then(|| {
+        let message = format!("{recent_lost} of the last {recent_probes} probes were lost");
+        let action = "check the path to the site for loss: its Internet access, and the load of its device";
+        Finding::warning(Area::Connection, name, Code::ProbesLost, message, action)
+    })
+}
+
+/// Selectors without an SA, and parts of SAs that the program does not admit.
+fn selectors(ConnectionStatus { name, .. }: &ConnectionStatus, ipsec: &IpsecStatus) -> Vec<Finding> {
+    let found = |code, text: &str, otherwise: &str| {
+        remedy::finding(Severity::Warning, Area::Connection, name, code, text, otherwise)
+    };
+    let otherwise = "compare local_cidrs and remote_cidrs with the site's remote and local ones";
+    // Without any SA, the reason of the state has the same.
+    let missing = ipsec.missing.iter().filter(|_| !ipsec.children.is_empty());
+    let missing = missing.take(MOST).map(|missing| {
+        let text = format!("no SA for {}: {}", missing.selectors, missing.reason);
+        found(Code::SelectorsMissing, &text, otherwise)
+    });
+    let problems = ipsec.problems.iter().take(MOST);
+    let problems = problems.map(|problem| found(Code::SelectorsNotAdmitted, problem, otherwise));
+    missing.chain(problems).collect()
+}
+
+fn warnings(connection: &ConnectionStatus) -> impl Iterator<Item = Finding> {
+    let codes = connection.warning_codes.iter().map(|code| match code.as_str() {
+        warning::NO_HUB_ADDRESS => Code::NoHubAddress,
+        warning::BRIDGE_PORT => Code::BridgePort,
+        warning::SENDER_CHECKSUM => Code::SenderChecksum,
+        warning::SHARED_FLOWS => Code::SharedFlows,
+        _ => Code::ConnectionWarning,
+    });
+    // An agent of another version may have none.
+    let codes = codes.chain(std::iter::repeat(Code::ConnectionWarning));
+    connection.warnings.iter().zip(codes).map(|(text, code)| {
+        let otherwise = match code {
+            Code::SenderChecksum => {
+                "`ethtool -K PEER tx off` at the other end if it is on this host, or start the agent with `--attach tc`"
+            }
+            _ => "docs/operations.md explains the warnings of `vpnhub status`",
+        };
+        remedy::finding(Severity::Warning, Area::Connection, &connection.name, code, text, otherwise)
+    })
+}
+
+/// Destinations by the connections that lead to them.
+struct Routes<'a> {
+    /// Of connections that are not up: destinations, and the connections that carry them now.
+    of_down: BTreeMap<&'a str, Vec<(IpNet, BTreeSet<&'a str>)>>,
+}
+
+impl<'a> Routes<'a> {
+    fn of(connections: &'a [ConnectionStatus], routes: &'a [RouteStatus]) -> Self {
+        let is_up = |connection: &&ConnectionStatus| connection.state == State::Up;
+        let up: BTreeSet<_> = connections.iter().filter(is_up).map(|one| one.name.as_str()).collect();
+        let mut next_hops = BTreeMap::<IpNet, Vec<&str>>::new();
+        for route in routes {
+            next_hops.entry(route.destination).or_default().push(&route.next_hop);
+        }
+        let mut of_down = BTreeMap::<&str, Vec<_>>::new();
+        for (destination, names) in next_hops {
+            let (carrying, down): (Vec<&str>, Vec<&str>) = names.into_iter().partition(|name| up.contains(name));
+            let carrying: BTreeSet<_> = carrying.into_iter().collect();
+            for name in down {
+                of_down.entry(name).or_default().push((destination, carrying.clone()));
+            }
+        }
+        Self { of_down }
+    }
+
+    fn judge(&self, connection: &ConnectionStatus) -> Vec<Finding> {
+        let name = connection.name.as_str();
+        let routes = self.of_down.get(name).map_or(&[][..], Vec::as_slice);
+        let (unreachable, carried): (Vec<_>, Vec<_>) = routes.iter().partition(|(_, carrying)| carrying.is_empty());
+        let mut findings = Vec::new();
+        if let Some((destination, _)) = unreachable.first() {
+            let severity = match connection.state {
+                State::AdminDown => Severity::Warning,
+                _ => Severity::Error,
+            };
+            let message =
+                format!("{}: no next hop is up", destinations(unreachable.len(), *destination, "unreachable"));
+            let action = format!(
+                "bring {name} up, or give them a standby: `vpnhub route add {destination} --next-hop OTHER --weight 0`"
+            );
+            let finding = Finding::error(Area::Connection, name, Code::RoutesUnreachable, message, action);
+            findings.push(Finding { severity, ..finding });
+        }
+        if let Some((destination, _)) = carried.first() {
+            let others: BTreeSet<_> = carried.iter().flat_map(|(_, carrying)| carrying).copied().collect();
+            let others: Vec<_> = others.into_iter().take(MOST).collect();
+            let what = format!("carried by {}", others.join(", "));
+            let message = destinations(carried.len(), *destination, &what);
+            let action = format!("nothing: the flows return once {name} is up");
+            findings.push(Finding::warning(Area::Connection, name, Code::RoutesCarriedByOthers, message, action));
+        }
+        findings
+    }
+}
+
+fn destinations(count: usize, first: IpNet, what: &str) -> String {
+    match count {
+        1 => format!("destination {first} is {what}"),
+        _ => format!("{count} destinations, such as {first}, are {what}"),
+    }
+}

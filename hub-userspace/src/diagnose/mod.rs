@@ -1,0 +1,65 @@
+//! `vpnhub diagnose`: facts in, findings out.
+//!
+//! | file | content |
+//! | --- | --- |
+//! | `facts` | the facts, as plain values |
+//! | `connection` | judges connections and their routes (pure) |
+//! | `configuration` | judges the configuration in force: quotas, conflicts, objects set aside, certificates (pure) |
+//! | `interface` | judges attachments and underlays (pure) |
+//! | `host` | judges the kernel, its settings, other processes' rules, the agent (pure) |
+//! | `remedy` | splits texts of the status into what is wrong and what to do (pure) |
+//! | `gather` | reads the facts: /proc, /sys, netlink, files of certificates |
+//! | `text` | the findings for people |
+//!
+//! Every check that finds nothing wrong has a finding with severity `ok`, so that the output shows what was checked.
+
+mod configuration;
+mod connection;
+pub mod facts;
+pub mod gather;
+mod host;
+mod interface;
+mod remedy;
+mod text;
+
+use anyhow::{Result, bail};
+
+use self::facts::Facts;
+pub use self::text::text;
+use crate::api_types::diagnose::Diagnosis;
+
+/// Judges everything.
+pub fn diagnose(facts: &Facts) -> Diagnosis {
+    let mut findings = host::judge(facts);
+    findings.extend(configuration::judge(facts));
+    if let Some(status) = &facts.status {
+        findings.extend(interface::judge(status, facts.host.network.as_ref(), facts.config.as_ref(), None));
+        findings.extend(connection::judge(status, None));
+    }
+    Diagnosis::new(facts.status.is_some(), findings)
+}
+
+/// Judges one connection, its interface and its certificates.
+///
+/// # Errors
+/// When there is no such connection, or no agent that knows it.
+pub fn diagnose_connection(facts: &Facts, name: &str) -> Result<Diagnosis> {
+    let Some(status) = &facts.status else {
+        bail!("no agent answers, and only an agent knows the state of a connection: start it with `vpnhub run`");
+    };
+    let Some(found) = status.status.connections.iter().find(|connection| connection.name == name) else {
+        let known: Vec<_> = status.status.connections.iter().map(|connection| connection.name.as_str()).collect();
+        match known.is_empty() {
+            true => bail!("there is no connection {name:?}; help: no connection is configured"),
+            false => bail!("there is no connection {name:?}; help: the connections are {}", known.join(", ")),
+        }
+    };
+    let mut findings = configuration::of_connection(facts, name);
+    let network = facts.host.network.as_ref();
+    findings.extend(interface::judge(status, network, facts.config.as_ref(), Some(&found.interface)));
+    findings.extend(connection::judge(status, Some(name)));
+    Ok(Diagnosis::new(true, findings))
+}
+
+#[cfg(test)]
+mod tests;
