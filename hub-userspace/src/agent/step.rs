@@ -11,8 +11,8 @@ use super::{
 };
 use crate::{
     config::{
-        difference::{Difference, NamedDifference},
-        model::SelectorSource,
+        difference::{Difference, LEARN, NamedDifference},
+        model::{Learn, SelectorSource},
     },
     connection::affected::Affected,
     fib::slow_path,
@@ -71,6 +71,7 @@ impl World {
                 self.problems = problems;
                 self.pending.affected = Affected::All;
             }
+            Event::Learned(changes) => self.learned.take(changes),
             Event::Change(transition) => {
                 let difference = &transition.difference;
                 match &transition.config {
@@ -85,6 +86,10 @@ impl World {
                 }
                 if !difference.routes.is_empty() {
                     Arc::make_mut(&mut self.rib).change(&difference.routes);
+                }
+                self.learned.note_configured(&difference.routes);
+                if difference.settings.iter().any(|key| key.split('.').next() == Some(LEARN)) {
+                    effects.push(Effect::FollowTable(self.config.learn.as_ref().map(Learn::followed)));
                 }
                 self.pending.config |= difference.is_beyond_routes() || self.moves_xdp(difference);
                 // The requester also waits for the kernel.
@@ -186,6 +191,7 @@ impl World {
         if own && self.rib.is_behind(self.config.vpc.as_ref(), &self.host) {
             Arc::make_mut(&mut self.rib).follow(self.config.vpc.as_ref(), &self.host);
         }
+        self.follow_learned(links || addresses, config);
         let host = links || carrier || addresses || neighbours;
         if host || config || attach || !selectors.is_empty() || !egress.is_empty() || self.rib.changed().len() > 0 {
             self.follow_routes(&egress, host || config, effects);
@@ -213,6 +219,9 @@ impl World {
         if (links || carrier || addresses) && !self.is_starting {
             // The kernel removes routes by itself when a link or an address is removed.
             self.routes.audit(effects);
+            if self.config.learn.is_some() {
+                effects.push(Effect::RereadTable);
+            }
         }
         if !self.refused.is_empty() {
             self.retry(now);
