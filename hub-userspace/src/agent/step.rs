@@ -71,7 +71,7 @@ impl World {
                 self.problems = problems;
                 self.pending.affected = Affected::All;
             }
-            Event::Learned(changes) => self.learned.take(changes),
+            Event::Learned(changes) => self.take_learned(changes),
             Event::Change(transition) => {
                 let difference = &transition.difference;
                 match &transition.config {

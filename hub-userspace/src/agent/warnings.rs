@@ -49,7 +49,8 @@ impl<'a> Warnings<'a> {
                  same addresses, give each its own; if both lead to one site, give each route a weight other than 100"
             )
         });
-        sources.chain(bridge).chain(offload).chain(shared).collect()
+        let learned = self.world.learned_warnings(name);
+        sources.chain(bridge).chain(offload).chain(shared).chain(learned).collect()
     }
 
     /// Packets of local senders have no checksum yet, and native XDP cannot complete it. Whether the sender at the other

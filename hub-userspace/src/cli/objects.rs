@@ -16,14 +16,21 @@ use super::{Output, changed, printed, table};
 use crate::{
     api::{Client, CustomerGatewayEntry},
     api_types::status::ConnectionStatus,
-    config::in_force::{AddRoute, Admin, DeleteRoute, ObjectChange, PutMode, PutObject, SetRoute, parse_destination},
+    config::{
+        Origin,
+        in_force::{AddRoute, Admin, DeleteRoute, ObjectChange, PutMode, PutObject, SetRoute, parse_destination},
+    },
     store::{Keys, ObjectId},
 };
 
 #[derive(Debug, Subcommand)]
 pub enum RouteCommand {
     /// Lists the routes with their effective share.
-    List,
+    List {
+        /// Only those of a routing daemon.
+        #[arg(long)]
+        learned: bool,
+    },
     /// Shows the routes to a destination, with their origins.
     Show {
         /// Destination.
@@ -324,7 +331,11 @@ fn fragment(id: &ObjectId, file: &Path) -> Result<Keys> {
 /// Runs a route command and returns its output.
 pub async fn route(command: RouteCommand, client: &Client, output: Output) -> Result<String> {
     let change = match command {
-        RouteCommand::List => return printed(&*client.routes().await?, table::routes, output),
+        RouteCommand::List { learned } => {
+            let mut routes = client.routes().await?;
+            routes.retain(|route| !learned || route.origin == Origin::Learned);
+            return printed(&*routes, table::routes, output);
+        }
         RouteCommand::Show { destination } => {
             let routes = client.routes_to(destination).await?;
             if routes.is_empty() {

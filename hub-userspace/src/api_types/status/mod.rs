@@ -36,7 +36,8 @@ pub struct Status {
     pub underlays: Vec<UnderlayStatus>,
     /// Ordered by name.
     pub connections: Vec<ConnectionStatus>,
-    /// Routes of the files in file order, then those of the store, oldest first.
+    /// Routes of the files in file order, then those of the store, oldest first, then the learned ones that carry
+    /// traffic, by destination.
     pub routes: Vec<RouteStatus>,
     /// Objects of the store that are not in force, because they conflict with a file or an older object.
     #[serde(default)]
@@ -238,6 +239,9 @@ pub struct ConnectionStatus {
     /// `None` without IPsec.
     #[serde(default)]
     pub ipsec: Option<IpsecStatus>,
+    /// `None` without `[learn]`.
+    #[serde(default)]
+    pub learned: Option<LearnedStatus>,
     #[serde(flatten)]
     pub attachment: Attachment,
     #[serde(flatten)]
@@ -354,6 +358,19 @@ impl From<&Tunnel> for IpsecStatus {
     }
 }
 
+/// A connection's learned routes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct LearnedStatus {
+    /// Number of its routes that are not refused. Those in a configured prefix carry nothing.
+    pub routes: usize,
+    /// The quota.
+    pub limit: usize,
+    /// Number of refused routes, by reason: `default_route`, `hub_prefix`, `never_forwarded`, `other_site`, `quota` or
+    /// `translated`. Only reasons with routes.
+    pub refused: BTreeMap<Cow<'static, str>, usize>,
+}
+
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct RouteStatus {
@@ -368,7 +385,7 @@ pub struct RouteStatus {
     /// Why the kernel does not have the routes of this destination, such as a route of another process in their place.
     #[serde(default)]
     pub problem: Option<String>,
-    /// `"origin"`: `"file"`, with `"file"` and `"line"`, or `"store"`.
+    /// `"origin"`: `"file"`, with `"file"` and `"line"`, `"store"` or `"learned"`.
     #[serde(flatten)]
     pub origin: Origin,
 }

@@ -120,6 +120,19 @@ impl Rib {
         self.routes.get(&destination).is_some_and(|routed| routed.is_learned)
     }
 
+    /// The learned routes that carry traffic, by destination.
+    pub fn learned(&self) -> Vec<(IpNet, &Members)> {
+        let in_force = self.learned.iter().filter(|(destination, _)| self.is_learned(**destination));
+        let mut learned: Vec<_> = in_force.map(|(destination, members)| (*destination, members)).collect();
+        learned.sort_unstable_by_key(|(destination, _)| *destination);
+        learned
+    }
+
+    /// Number of next hops of all learned routes that carry traffic.
+    pub fn learned_count(&self) -> usize {
+        self.learned.values().map(Members::len).sum()
+    }
+
     /// The longest prefix with configured routes that contains this one or equals it, and its members.
     pub fn configured_around(&self, prefix: IpNet) -> Option<(IpNet, &Arc<Members>)> {
         let around = self.routes.cover(&prefix).filter(|(_, routed)| !routed.is_learned);
