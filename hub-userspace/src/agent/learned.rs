@@ -5,8 +5,16 @@ use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 use ipnet::IpNet;
 use tracing::warn;
 
-use super::world::World;
-use crate::{api_types::status::LearnedStatus, kernel::netlink::TableChanges, routing::learned::Refusal};
+use super::{effect::Effect, world::World};
+use crate::{
+    api_types::status::LearnedStatus,
+    config::{
+        difference::{Difference, LEARN},
+        model::Learn,
+    },
+    kernel::netlink::TableChanges,
+    routing::learned::Refusal,
+};
 
 /// Maximum number of texts about routes with unknown gateways in a status.
 const MOST_TEXTS: usize = 8;
@@ -21,11 +29,23 @@ impl World {
         self.learned.take(changes);
     }
 
-    /// Brings the RIB's learned routes up to date. With `host`, links or addresses may have changed; with `config`, the
-    /// configuration.
-    pub(super) fn follow_learned(&mut self, host: bool, config: bool) {
+    /// Takes over a change of the configuration, which is in force by now.
+    pub(super) fn note_learned_change(&mut self, difference: &Difference, effects: &mut Vec<Effect>) {
+        self.learned.note_configured(&difference.routes);
+        if difference.settings.iter().any(|key| key.split('.').next() == Some(LEARN)) {
+            effects.push(Effect::FollowTable(self.config.learn.as_ref().map(Learn::followed)));
+        }
+    }
+
+    /// Brings the RIB's learned routes up to date. With `host`, links or addresses may have changed; with `carrier`, links
+    /// have gone up or down; with `config`, the configuration has changed.
+    pub(super) fn follow_learned(&mut self, host: bool, carrier: bool, config: bool, effects: &mut Vec<Effect>) {
         if self.config.learn.is_none() && self.learned.is_idle() {
             return;
+        }
+        if (host || carrier) && !self.is_starting {
+            // The kernel drops routes by itself when a link or an address is removed.
+            effects.push(Effect::RereadTable);
         }
         if config {
             self.learned.note_config(&self.config, &self.host);

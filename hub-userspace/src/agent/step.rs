@@ -11,8 +11,8 @@ use super::{
 };
 use crate::{
     config::{
-        difference::{Difference, LEARN, NamedDifference},
-        model::{Learn, SelectorSource},
+        difference::{Difference, NamedDifference},
+        model::SelectorSource,
     },
     connection::affected::Affected,
     fib::slow_path,
@@ -41,10 +41,7 @@ impl World {
         let begins = matches!(event, Event::Start);
         match event {
             Event::Start => {}
-            Event::Started => {
-                self.is_starting = false;
-                return;
-            }
+            Event::Started => return self.is_starting = false,
             Event::Host { host, mut changes } => {
                 changes.links &= self.follow_host(host);
                 self.pending.host.add(changes);
@@ -87,10 +84,7 @@ impl World {
                 if !difference.routes.is_empty() {
                     Arc::make_mut(&mut self.rib).change(&difference.routes);
                 }
-                self.learned.note_configured(&difference.routes);
-                if difference.settings.iter().any(|key| key.split('.').next() == Some(LEARN)) {
-                    effects.push(Effect::FollowTable(self.config.learn.as_ref().map(Learn::followed)));
-                }
+                self.note_learned_change(difference, effects);
                 self.pending.config |= difference.is_beyond_routes() || self.moves_xdp(difference);
                 // The requester also waits for the kernel.
                 self.routes.unsettle();
@@ -191,7 +185,7 @@ impl World {
         if own && self.rib.is_behind(self.config.vpc.as_ref(), &self.host) {
             Arc::make_mut(&mut self.rib).follow(self.config.vpc.as_ref(), &self.host);
         }
-        self.follow_learned(links || addresses, config);
+        self.follow_learned(links || addresses, carrier, config, effects);
         let host = links || carrier || addresses || neighbours;
         if host || config || attach || !selectors.is_empty() || !egress.is_empty() || self.rib.changed().len() > 0 {
             self.follow_routes(&egress, host || config, effects);
@@ -219,9 +213,6 @@ impl World {
         if (links || carrier || addresses) && !self.is_starting {
             // The kernel removes routes by itself when a link or an address is removed.
             self.routes.audit(effects);
-            if self.config.learn.is_some() {
-                effects.push(Effect::RereadTable);
-            }
         }
         if !self.refused.is_empty() {
             self.retry(now);

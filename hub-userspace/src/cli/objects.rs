@@ -16,10 +16,7 @@ use super::{Output, changed, printed, table};
 use crate::{
     api::{Client, CustomerGatewayEntry},
     api_types::status::ConnectionStatus,
-    config::{
-        Origin,
-        in_force::{AddRoute, Admin, DeleteRoute, ObjectChange, PutMode, PutObject, SetRoute, parse_destination},
-    },
+    config::in_force::{AddRoute, Admin, DeleteRoute, ObjectChange, PutMode, PutObject, SetRoute, parse_destination},
     store::{Keys, ObjectId},
 };
 
@@ -331,10 +328,9 @@ fn fragment(id: &ObjectId, file: &Path) -> Result<Keys> {
 /// Runs a route command and returns its output.
 pub async fn route(command: RouteCommand, client: &Client, output: Output) -> Result<String> {
     let change = match command {
-        RouteCommand::List { learned } => {
-            let mut routes = client.routes().await?;
-            routes.retain(|route| !learned || route.origin == Origin::Learned);
-            return printed(&*routes, table::routes, output);
+        RouteCommand::List { learned: false } => return printed(&*client.routes().await?, table::routes, output),
+        RouteCommand::List { learned: true } => {
+            return printed(&*client.learned_routes().await?, table::routes, output);
         }
         RouteCommand::Show { destination } => {
             let routes = client.routes_to(destination).await?;
