@@ -51,13 +51,9 @@ impl Lab {
         let world = World::three_offices(&Options::default()).unwrap();
         let rig = Rig::start_in(world, &config(learn), &[]).unwrap();
         let mut lab = Self { rig, scratch: Scratch::new().unwrap(), hub: None };
-        lab.start_hub();
+        let hub = Bird::start(lab.place(HUB), &lab.scratch.file("bird-hub"), &hub_conf()).unwrap();
+        lab.hub = Some(hub);
         lab
-    }
-
-    fn start_hub(&mut self) {
-        let conf = HUB_CONF.replace("local as 65000;", &format!("local as 65000; {FAST}"));
-        self.hub = Some(Bird::start(self.place(HUB), &self.scratch.file("bird-hub"), &conf).unwrap());
     }
 
     /// BIRD at a site, as in the example, with `routes` of these families beside it.
@@ -108,6 +104,12 @@ impl Lab {
     fn stop(self) {
         self.rig.stop().unwrap();
     }
+}
+
+/// The example. Sites without a BIRD delay the end of a graceful restart.
+fn hub_conf() -> String {
+    let fast = HUB_CONF.replace("local as 65000;", &format!("local as 65000; {FAST}"));
+    fast.replace("graceful restart wait 60;", "graceful restart wait 3;")
 }
 
 /// The routes to both networks of the example.

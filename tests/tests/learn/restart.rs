@@ -1,10 +1,10 @@
 //! Daemon and agent are killed and start again: traffic to learned networks goes on.
 
-use hub_tests::lab::{AgentCommand, HUB, Ping, Rig, SHANGHAI, VPC, agent_binary, reach, retry};
+use hub_tests::lab::{AgentCommand, Bird, HUB, Ping, Rig, SHANGHAI, VPC, agent_binary, reach, retry};
 
-use crate::{LEARN, LEARNED, Lab, add_networks, hosts, through};
+use crate::{LEARN, LEARNED, Lab, add_networks, hosts, hub_conf, through};
 
-fn start() -> (Lab, hub_tests::lab::Bird) {
+fn start() -> (Lab, Bird) {
     let lab = Lab::start(LEARN);
     add_networks(lab.place(&SHANGHAI.place));
     let own = LEARNED.map(|network| format!("route {network} blackhole;"));
@@ -29,9 +29,15 @@ pub fn daemon() {
     drop(lab.hub.take());
     assert_eq!(lab.learned(), through("shanghai"));
     all_answer(&lab);
-    lab.start_hub();
+    let again = Bird::start_again(lab.place(HUB), &lab.scratch.file("bird-hub"), &hub_conf()).unwrap();
     retry("the session does not come again", || {
         Ok(site.ask("show protocols hub4")?.contains("Established").then_some(()))
+    })
+    .unwrap();
+    assert_eq!(lab.learned(), through("shanghai"));
+    all_answer(&lab);
+    retry("the graceful restart does not end", || {
+        Ok((!again.ask("show status")?.contains("Graceful restart recovery in progress")).then_some(()))
     })
     .unwrap();
     assert_eq!(lab.learned(), through("shanghai"));
