@@ -49,7 +49,7 @@ pub enum NextHopObject {
     Group(Vec<(u32, u16)>),
 }
 
-/// Routes of the followed protocols in one table.
+/// Routes in one table.
 #[derive(Debug, Clone, Default)]
 pub struct RouteTable {
     protocols: BTreeSet<u8>,
@@ -67,9 +67,10 @@ pub struct RouteTable {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct StoredRoute {
-    via: RouteVia,
-    /// The kernel has more of the same prefix and metric, which come into force when this one goes.
-    more: bool,
+    /// `None`: a route of another protocol.
+    via: Option<RouteVia>,
+    /// The kernel has more of the same prefix and metric. Which one an event is about is not certain then.
+    has_more: bool,
 }
 
 impl RouteTable {
@@ -88,14 +89,13 @@ impl RouteTable {
     /// Adds an object of a dump. Of several routes with one prefix and metric, the kernel lists the one in force first.
     pub fn add_dumped(&mut self, event: TableEvent) {
         match event {
-            TableEvent::Route { route, change: _ } if self.protocols.contains(&route.protocol) => {
+            TableEvent::Route { route, change: _ } => {
                 let of_prefix = self.routes.get_mut(&route.prefix);
                 match of_prefix.and_then(|metrics| metrics.get_mut(&route.metric)) {
-                    Some(first) => first.more = true,
+                    Some(first) => first.has_more = true,
                     None => self.insert(route),
                 }
             }
-            TableEvent::Route { .. } => {}
             TableEvent::Object(id, object) => self.set_object(id, object),
         }
     }
@@ -126,10 +126,9 @@ impl RouteTable {
         *self = fresh;
     }
 
-    /// The usable next hops of a prefix: those of its route with the lowest metric.
+    /// The usable next hops of a prefix: those of its followed route with the lowest metric.
     fn hops(&self, prefix: IpNet) -> Option<KernelHops> {
-        let (_, best) = self.routes.get(&prefix)?.first_key_value()?;
-        let hops = match &best.via {
+        let hops = match self.routes.get(&prefix)?.values().find_map(|route| route.via.as_ref())? {
             RouteVia::Hops(hops) => Arc::clone(hops),
             RouteVia::Object(id) => {
                 let mut found = Vec::new();
@@ -151,39 +150,41 @@ impl RouteTable {
     }
 
     fn apply_route(&mut self, route: KernelTableRoute, change: RouteEventKind) {
-        let (prefix, metric) = (route.prefix, route.metric);
-        let is_followed = self.protocols.contains(&route.protocol);
-        let known = self.routes.get(&prefix).and_then(|metrics| metrics.get(&metric));
+        let via = self.protocols.contains(&route.protocol).then_some(&route.via);
+        let known = self.routes.get(&route.prefix).and_then(|metrics| metrics.get(&route.metric));
         match (change, known) {
-            // A route of another protocol may have taken its place.
-            (RouteEventKind::Replaced, Some(_)) if !is_followed => self.remove(prefix, metric),
-            _ if !is_followed => {}
-            // The kernel appends to IPv6 routes their new next hops, and lists IPv4 routes after the first one.
-            (RouteEventKind::Appended, Some(_)) => self.uncertain = true,
             (RouteEventKind::Deleted, None) => {}
-            // Of an IPv6 route with several next hops, some are gone.
-            (RouteEventKind::Deleted, Some(known)) if known.via != route.via => self.uncertain = true,
-            (RouteEventKind::Deleted, Some(known)) => {
-                self.uncertain |= known.more;
-                self.remove(prefix, metric);
+            (_, None) => self.insert(route),
+            (_, Some(known)) if known.has_more => self.uncertain = true,
+            (RouteEventKind::Replaced, Some(_)) => self.insert(route),
+            // An event from before the dump.
+            (RouteEventKind::Added | RouteEventKind::Appended, Some(known)) if known.via.as_ref() == via => {}
+            // A second IPv4 route is not in force, a second IPv6 one is one more next hop.
+            (RouteEventKind::Added | RouteEventKind::Appended, Some(_)) => self.uncertain = true,
+            (RouteEventKind::Deleted, Some(known)) if known.via.as_ref() == via => {
+                self.remove(route.prefix, route.metric);
             }
-            (RouteEventKind::Added | RouteEventKind::Replaced | RouteEventKind::Appended, _) => self.insert(route),
+            // One of several next hops of an IPv6 route.
+            (RouteEventKind::Deleted, Some(_)) => self.uncertain = true,
         }
     }
 
     fn insert(&mut self, route: KernelTableRoute) {
-        let KernelTableRoute { prefix, metric, via, .. } = route;
+        let KernelTableRoute { prefix, metric, protocol, via } = route;
         self.remove(prefix, metric);
         let via = match via {
-            RouteVia::Hops(hops) => RouteVia::Hops(self.shared(hops)),
+            _ if !self.protocols.contains(&protocol) => None,
+            RouteVia::Hops(hops) => Some(RouteVia::Hops(self.shared(hops))),
             RouteVia::Object(id) => {
                 self.users.entry(id).or_default().insert(prefix);
                 self.uncertain |= !self.objects.contains_key(&id);
-                RouteVia::Object(id)
+                Some(RouteVia::Object(id))
             }
         };
-        self.routes.entry(prefix).or_default().insert(metric, StoredRoute { via, more: false });
-        self.changed.insert(prefix);
+        if via.is_some() {
+            self.changed.insert(prefix);
+        }
+        self.routes.entry(prefix).or_default().insert(metric, StoredRoute { via, has_more: false });
     }
 
     fn shared(&mut self, hops: KernelHops) -> KernelHops {
@@ -196,7 +197,7 @@ impl RouteTable {
     fn remove(&mut self, prefix: IpNet, metric: u32) {
         let Some(metrics) = self.routes.get_mut(&prefix) else { return };
         let Some(StoredRoute { via, .. }) = metrics.remove(&metric) else { return };
-        if let RouteVia::Object(id) = via
+        if let Some(RouteVia::Object(id)) = via
             && !metrics.values().any(|other| other.via == via)
             && let Some(users) = self.users.get_mut(&id)
         {
@@ -208,7 +209,9 @@ impl RouteTable {
         if metrics.is_empty() {
             self.routes.remove(&prefix);
         }
-        self.changed.insert(prefix);
+        if via.is_some() {
+            self.changed.insert(prefix);
+        }
     }
 
     fn set_object(&mut self, id: u32, object: Option<NextHopObject>) {

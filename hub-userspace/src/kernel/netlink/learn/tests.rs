@@ -194,7 +194,7 @@ fn lowest_metric_of_followed_protocols_is_in_force() {
     table.apply(event(route(PREFIX, 32, 7), Added));
     table.apply(event(route(PREFIX, 100, 8), Added));
     assert_eq!(changes(&mut table), changed(PREFIX, &[7]));
-    // Routes of other protocols have other metrics, unless they take the place of one.
+    // A route of another protocol matters only where it takes the place of one.
     table.apply(event(KernelTableRoute { protocol: 4, ..route(PREFIX, 10, 9) }, Added));
     table.apply(event(KernelTableRoute { protocol: 4, ..route(PREFIX, 10, 9) }, Deleted));
     assert_eq!(changes(&mut table), []);
@@ -227,10 +227,17 @@ fn ambiguous_events_require_a_new_dump() {
     unknown_object.apply(event(by_object, Replaced));
     let mut object = start();
     object.apply(TableEvent::Object(5, None));
-    let mut another_behind = start();
-    another_behind.add_dumped(event(route(PREFIX, 32, 8), Added));
-    another_behind.apply(event(route(PREFIX, 32, 7), Deleted));
-    for mut table in [appended, deleted, unknown_object, object, another_behind] {
+    let another_behind = |change| {
+        let mut table = start();
+        table.add_dumped(event(route(PREFIX, 32, 8), Added));
+        table.apply(event(route(PREFIX, 32, 7), change));
+        table
+    };
+    // The protocol is that of the next hop that goes, not that of the route.
+    let mut of_another = start();
+    of_another.apply(event(KernelTableRoute { protocol: 4, ..route(PREFIX, 32, 7) }, Deleted));
+    let behind = [another_behind(Deleted), another_behind(Replaced)];
+    for mut table in [appended, deleted, unknown_object, object, of_another].into_iter().chain(behind) {
         assert!(table.take_uncertain(), "{table:?}");
         assert!(!table.take_uncertain(), "it is cleared");
     }

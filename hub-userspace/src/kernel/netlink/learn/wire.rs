@@ -9,6 +9,7 @@ use rtnetlink::packet_core::{NLM_F_APPEND, NLM_F_REPLACE};
 use super::table::{KernelHop, NextHopObject, RouteVia};
 use crate::kernel::netlink::{
     attributes::{attributes, number16, number32},
+    is_ours,
     socket::RawMessage,
 };
 
@@ -102,8 +103,9 @@ fn route(payload: &[u8], table: u32) -> Option<KernelTableRoute> {
     const RTN_UNICAST: u8 = 1;
     let &[family, length, source_length, tos, header_table, protocol, _scope, kind] = payload.first_chunk()?;
     let flags = number32(payload, 8)?;
-    // Routes by source or TOS match some packets to the destination only, and cached ones are copies.
-    if source_length != 0 || tos != 0 || flags & RTM_F_CLONED != 0 {
+    // Routes by source or TOS match some packets to the destination only, cached ones are copies, and the agent's own have
+    // metrics of their own.
+    if source_length != 0 || tos != 0 || flags & RTM_F_CLONED != 0 || is_ours(protocol) {
         return None;
     }
     let (mut destination, mut metric, mut of_table) = (None, 0, u32::from(header_table));
