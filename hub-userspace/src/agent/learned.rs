@@ -58,9 +58,10 @@ impl World {
         }
         for news in self.learned.take_news() {
             let (subject, prefix, reason) = (&*news.subject, news.prefix, &news.reason);
-            match news.is_connection {
-                true => warn!(connection = subject, "learned route {prefix} is refused: {reason}"),
-                false => warn!(interface = subject, "learned route {prefix} is refused: {reason}"),
+            if news.is_connection {
+                warn!(connection = subject, "learned route {prefix} is refused: {reason}");
+            } else {
+                warn!(interface = subject, "learned route {prefix} is refused: {reason}");
             }
         }
     }

@@ -106,8 +106,7 @@ impl Agent {
         let neighbour_misses = datapath.neighbour_misses()?;
         let interfaces = Interfaces::start(first_links(&config)).await?;
         let (host, follower) = HostFollower::start().await?;
-        let followed = config.learn.as_ref().map(Learn::followed);
-        let (learned, routes) = RouteFollower::start(followed).await?;
+        let (learned, routes) = RouteFollower::start(config.learn.as_ref().map(Learn::followed)).await?;
         let (memory, name) = lock.companion(SPREAD_MEMORY).context("cannot open the lock's directory again")?;
         let (sender, verdicts) = mpsc::unbounded_channel();
         let (reports, settled) = mpsc::unbounded_channel();

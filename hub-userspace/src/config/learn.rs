@@ -100,20 +100,18 @@ impl RouteProtocol {
 pub(super) fn protocol(value: &DeValue<'_>) -> Read<RouteProtocol> {
     const HELP: &str = "write a name such as \"bird\" or \"bgp\", or a number from 3 to 255 as the daemon's routes show \
                         it in `ip -d route`";
-    let protocol = match value {
-        DeValue::Integer(_) => {
-            RouteProtocol(u8::try_from(value::integer(value, 0..=255).map_err(|found| found.help(HELP))?).unwrap_or(0))
-        }
-        _ => {
-            let text = value::string(value).map_err(|problem| problem.help(HELP))?;
-            text.parse().map_err(|_| {
-                let problem = Problem::new(format!("{} is not a routing protocol", quoted(text)));
-                match nearest(text, NAMES.iter().map(|(name, _)| *name)) {
-                    Some(meant) => problem.help(format!("did you mean {}?", quoted(meant))),
-                    None => problem.help(HELP),
-                }
-            })?
-        }
+    let protocol = if let DeValue::Integer(_) = value {
+        let number = value::integer(value, 0..=255).map_err(|problem| problem.help(HELP))?;
+        RouteProtocol(u8::try_from(number).unwrap_or_default())
+    } else {
+        let text = value::string(value).map_err(|problem| problem.help(HELP))?;
+        text.parse().map_err(|_| {
+            let problem = Problem::new(format!("{} is not a routing protocol", quoted(text)));
+            match nearest(text, NAMES.iter().map(|(name, _)| *name)) {
+                Some(meant) => problem.help(format!("did you mean {}?", quoted(meant))),
+                None => problem.help(HELP),
+            }
+        })?
     };
     match protocol.refusal() {
         Some(why) => {

@@ -45,9 +45,8 @@ async fn until(follower: &mut RouteFollower, routes: &mut Routes, what: &str, ex
             apply(routes, follower.changed().await);
         }
     };
-    if timeout(PATIENCE, follow).await.is_err() {
-        panic!("{what}: {routes:?} instead of {expected:?}");
-    }
+    let outcome = timeout(PATIENCE, follow).await;
+    assert!(outcome.is_ok(), "{what}: {routes:?} instead of {expected:?}");
 }
 
 /// Follows until nothing changes, then compares with a fresh follower's view.
@@ -206,15 +205,15 @@ fn random_changes_end_in_the_view_of_a_fresh_follower() {
                     let metric = [20, 32].choose(&mut random).expect("there are some");
                     let protocol = ["bird", "bgp", "static"].choose(&mut random).expect("there are some");
                     let route = format!("10.{prefix}.0.0/16 table 1190 metric {metric} proto {protocol}");
-                    let route6 = format!("fd0{prefix}::/32 table 1190 metric {metric} proto {protocol}");
+                    let ipv6 = format!("fd0{prefix}::/32 table 1190 metric {metric} proto {protocol}");
                     lines.push(match random.random_range(0..12) {
                         0 => format!("route replace {route} via 172.16.{link}.2"),
                         1 => format!("route append {route} via 172.16.{link}.2"),
                         2 => format!("route replace {route} nexthop via 172.16.{link}.2 nexthop dev v{id}"),
                         3 => format!("route replace {route} nhid {id}"),
                         4 => format!("route del 10.{prefix}.0.0/16 table 1190"),
-                        5 => format!("route replace {route6} via fd16:{link}::2"),
-                        6 => format!("route append {route6} via fd16:{link}::2"),
+                        5 => format!("route replace {ipv6} via fd16:{link}::2"),
+                        6 => format!("route append {ipv6} via fd16:{link}::2"),
                         7 => format!("route del fd0{prefix}::/32 via fd16:{link}::2 table 1190"),
                         8 => format!("nexthop replace id {id} via 172.16.{link}.2 dev v{link}"),
                         9 => format!("nexthop del id {id}"),

@@ -29,7 +29,7 @@ pub fn refused() {
     // Its own network; a default route; another site's network and a part of it; the hub's address and link; the VPC
     // and a part of it; a customer gateway.
     let announced = |networks: &[&str]| -> String {
-        networks.iter().map(|network| format!("route {network} blackhole;\n")).collect()
+        networks.iter().map(|network| format!("route {network} blackhole;\n")).collect::<Vec<_>>().concat()
     };
     let v4 = announced(&[
         "10.50.0.0/24",
@@ -78,7 +78,8 @@ pub fn quota() {
     };
     lab.wait_for(&routes(&[7]));
     // Ten more, of lower prefixes: the older one has its place.
-    let all: String = (0..=7).chain(20..23).map(|third| format!("route {} blackhole;\n", network(third))).collect();
+    let all = (0..=7).chain(20..23).map(|third| format!("route {} blackhole;\n", network(third)));
+    let all = all.collect::<Vec<_>>().concat();
     let folder = lab.scratch.file("bird-shanghai");
     let conf = std::fs::read_to_string(folder.join("bird.conf")).unwrap();
     let conf = conf.replace(&format!("route {} blackhole;", network(7)), &all);

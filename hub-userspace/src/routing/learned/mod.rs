@@ -199,7 +199,7 @@ impl LearnedRoutes {
         let (number, before) = (entry.number, entry.candidates.clone());
         let (found, unidentified) = self.connections(&entry.hops);
         let protected = || {
-            let inside = || self.protected.children(&prefix).next().map(|(inside, _)| inside);
+            let inside = || self.protected.children(&prefix).next().map(|(inside, ())| inside);
             self.protected.get_lpm_prefix(&prefix).or_else(inside)
         };
         let (mut candidates, mut refusals) = (Vec::new(), Vec::new());
@@ -285,12 +285,11 @@ impl LearnedRoutes {
         let Self { entries, quotas, refused, admitted: counts, max_per_connection, .. } = self;
         let (most, mut over) = (*max_per_connection, Vec::new());
         let Some(entry) = entries.get_mut(&prefix) else { return };
-        let members = match rib.configured_around(prefix) {
-            Some(_) => Members::new(),
-            None => {
-                let admitted = entry.candidates.iter().filter(|(name, _)| has_place(quotas, name, entry.number));
-                admitted.map(|(name, weight)| (name.to_string(), *weight)).collect()
-            }
+        let members = if rib.configured_around(prefix).is_some() {
+            Members::new()
+        } else {
+            let admitted = entry.candidates.iter().filter(|(name, _)| has_place(quotas, name, entry.number));
+            admitted.map(|(name, weight)| (name.to_string(), *weight)).collect()
         };
         rib.set_learned(prefix, members);
         for name in std::mem::take(&mut entry.admitted) {

@@ -66,12 +66,12 @@ fn net(text: &str) -> IpNet {
     text.parse().expect(text)
 }
 
-fn hops(of: &[(u32, &str, u16)]) -> Option<KernelHops> {
-    let hop = |(ifindex, via, weight): &(u32, &str, u16)| KernelHop {
-        ifindex: *ifindex,
-        via: via.parse().ok(),
-        weight: *weight,
-    };
+/// Interface index, gateway or nothing, weight.
+type Hop = (u32, &'static str, u16);
+
+#[expect(clippy::unnecessary_wraps, reason = "as in the changes of a table")]
+fn hops(of: &[Hop]) -> Option<KernelHops> {
+    let hop = |(ifindex, via, weight): &Hop| KernelHop { ifindex: *ifindex, via: via.parse().ok(), weight: *weight };
     Some(of.iter().map(hop).collect())
 }
 
@@ -134,7 +134,7 @@ impl Hub {
     fn state(&self) -> String {
         let LearnedRoutes { entries, refused, unidentified, admitted, .. } = &self.learned;
         let mut text = format!("{refused:?} {unidentified:?} {admitted:?}\n");
-        for (prefix, entry) in entries.iter() {
+        for (prefix, entry) in entries {
             writeln!(text, "{prefix} {:?} {:?}", entry.hops, self.members(&prefix.to_string())).unwrap();
         }
         text
@@ -144,7 +144,7 @@ impl Hub {
 #[test]
 fn route_belongs_to_connection_of_its_interface_or_peer() {
     let mut hub = Hub::new(LEARN);
-    let cases: &[(&str, &[(u32, &str, u16)], &str)] = &[
+    let cases: [(&str, &[Hop], &str); 10] = [
         ("10.1.0.0/16", &[(1, "", 1)], "a"),
         // Any gateway of a tunnel is behind its connection.
         ("10.2.0.0/16", &[(1, "169.254.1.2", 1)], "a"),
@@ -159,11 +159,11 @@ fn route_belongs_to_connection_of_its_interface_or_peer() {
         ("10.9.0.0/16", &[(2, "", 1), (9, "192.168.0.9", 1), (3, "", 1)], "b c1"),
         ("fd01::/32", &[(2, "fe80::1", 1)], "b"),
     ];
-    for (prefix, of, _) in cases {
+    for (prefix, of, _) in &cases {
         hub.take(&[(prefix, hops(of))]);
     }
     for (prefix, _, expected) in cases {
-        assert_eq!(hub.names(prefix), *expected, "{prefix}");
+        assert_eq!(hub.names(prefix), expected, "{prefix}");
     }
     let unidentified: Vec<_> = hub.learned.unidentified().keys().map(ToString::to_string).collect();
     assert_eq!(unidentified, ["10.5.0.0/16", "10.6.0.0/16"]);

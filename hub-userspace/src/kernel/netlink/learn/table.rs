@@ -143,7 +143,9 @@ impl RouteTable {
         match self.objects.get(&id) {
             Some(NextHopObject::Single(Some(hop))) => found.push(KernelHop { weight, ..hop.clone() }),
             Some(NextHopObject::Group(members)) if depth > 1 => {
-                members.iter().for_each(|(id, weight)| self.resolve(*id, *weight, depth - 1, found));
+                for (id, weight) in members {
+                    self.resolve(*id, *weight, depth - 1, found);
+                }
             }
             _ => {}
         }
@@ -154,18 +156,16 @@ impl RouteTable {
         let known = self.routes.get(&route.prefix).and_then(|metrics| metrics.get(&route.metric));
         match (change, known) {
             (RouteEventKind::Deleted, None) => {}
-            (_, None) => self.insert(route),
-            (_, Some(known)) if known.has_more => self.uncertain = true,
-            (RouteEventKind::Replaced, Some(_)) => self.insert(route),
+            (RouteEventKind::Replaced, Some(StoredRoute { has_more: false, .. })) | (_, None) => self.insert(route),
             // An event from before the dump.
-            (RouteEventKind::Added | RouteEventKind::Appended, Some(known)) if known.via.as_ref() == via => {}
-            // A second IPv4 route is not in force, a second IPv6 one is one more next hop.
-            (RouteEventKind::Added | RouteEventKind::Appended, Some(_)) => self.uncertain = true,
-            (RouteEventKind::Deleted, Some(known)) if known.via.as_ref() == via => {
+            (RouteEventKind::Added | RouteEventKind::Appended, Some(known))
+                if known.via.as_ref() == via && !known.has_more => {}
+            (RouteEventKind::Deleted, Some(known)) if known.via.as_ref() == via && !known.has_more => {
                 self.remove(route.prefix, route.metric);
             }
-            // One of several next hops of an IPv6 route.
-            (RouteEventKind::Deleted, Some(_)) => self.uncertain = true,
+            // A second IPv4 route is not in force, a second IPv6 one is one more next hop. A deleted one may be one of
+            // several next hops of an IPv6 route.
+            (_, Some(_)) => self.uncertain = true,
         }
     }
 
@@ -221,13 +221,12 @@ impl RouteTable {
         };
         let groups: Vec<u32> =
             self.objects.iter().filter(|(_, object)| is_member(object)).map(|(group, _)| *group).collect();
-        match object {
-            Some(object) => _ = self.objects.insert(id, object),
-            None => {
-                self.objects.remove(&id);
-                // The kernel deletes its IPv4 routes without an event, and takes it out of groups.
-                self.uncertain = true;
-            }
+        if let Some(object) = object {
+            self.objects.insert(id, object);
+        } else {
+            self.objects.remove(&id);
+            // The kernel deletes its IPv4 routes without an event, and takes it out of groups.
+            self.uncertain = true;
         }
         for id in groups.iter().chain([&id]) {
             self.changed.extend(self.users.get(id).into_iter().flatten());
