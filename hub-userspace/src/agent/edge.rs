@@ -25,7 +25,7 @@ use crate::{
     health::CheckTarget,
     ipsec::xfrm::translated::TranslatedSources,
     kernel::{
-        netlink::{KernelNeighbour, Ruleset, XfrmLinks},
+        netlink::{FollowedTable, KernelNeighbour, Ruleset, XfrmLinks},
         spread::{SpreadPlan, Underlays},
         sysctl::Settings,
     },
@@ -62,6 +62,10 @@ pub trait Datapath {
 pub trait Kernel {
     fn set_xfrm_links(&mut self, links: XfrmLinks);
     fn follow_policies(&mut self, follow: bool);
+    /// Follows the routes of this table, and of no other.
+    fn follow_table(&mut self, followed: Option<FollowedTable>);
+    /// Reads the followed table again.
+    fn reread_table(&mut self);
     fn set_checks(&mut self, checks: BTreeMap<String, CheckTarget>);
     fn join_group(&mut self, interfaces: &BTreeSet<u32>) -> Result<()>;
     /// Removes all interfaces except these.
@@ -108,6 +112,8 @@ impl<D: Datapath, K: Kernel, I: Ike> Edge<D, K, I> {
             Effect::Ike(config) => ike.set(&config),
             Effect::XfrmLinks(links) => kernel.set_xfrm_links(links),
             Effect::FollowPolicies(follow) => kernel.follow_policies(follow),
+            Effect::FollowTable(followed) => kernel.follow_table(followed),
+            Effect::RereadTable => kernel.reread_table(),
             Effect::Checks(checks) => kernel.set_checks(checks),
             Effect::JoinGroup(interfaces) => {
                 result = kernel.join_group(&interfaces).inspect_err(|_| done = Some(Done::GroupFailed));

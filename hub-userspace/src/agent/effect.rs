@@ -14,7 +14,7 @@ use crate::{
     health::CheckTarget,
     ipsec::xfrm::translated::TranslatedSources,
     kernel::{
-        netlink::{KernelNeighbour, ReconcileFailure, Ruleset, XfrmLinks},
+        netlink::{FollowedTable, KernelNeighbour, ReconcileFailure, Ruleset, XfrmLinks},
         spread::Underlays,
         sysctl::Settings,
     },
@@ -33,6 +33,10 @@ pub enum Effect {
     XfrmLinks(XfrmLinks),
     /// Start or stop following the kernel's IPsec policies.
     FollowPolicies(bool),
+    /// Follow the routes of this table, and of no other.
+    FollowTable(Option<FollowedTable>),
+    /// The kernel may have dropped routes of the followed table without an event.
+    RereadTable,
     /// The health checks to run, by connection.
     Checks(BTreeMap<String, CheckTarget>),
     /// Add interfaces to the sites' device group.

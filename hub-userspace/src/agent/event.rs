@@ -9,7 +9,7 @@ use crate::{
     fib::tables::Write,
     health::HealthReport,
     ipsec::{vici::tunnels::Tunnels, xfrm::follow::Policies},
-    kernel::netlink::{Changes, HostState, Problems},
+    kernel::netlink::{Changes, HostState, Problems, TableChanges},
 };
 
 /// An input of [`step`](super::step::step). It carries all external data that the step needs.
@@ -29,6 +29,8 @@ pub enum Event {
     Policies(Arc<Policies>),
     /// Why xfrm interfaces cannot be created, by name.
     Interfaces(Arc<Problems>),
+    /// Changed routes of the followed table; before [`Self::Start`] all of them.
+    Learned(TableChanges),
     /// The configuration changes.
     Change(Arc<Transition>),
     /// Secrets and certificates are read again: recorded alone.

@@ -34,7 +34,7 @@ use crate::{
     },
     kernel::{
         guard::GuardTable,
-        netlink::{self, Interfaces, KernelNeighbour, Reconciler, Ruleset, XfrmLinks},
+        netlink::{self, FollowedTable, Interfaces, KernelNeighbour, Reconciler, RouteFollower, Ruleset, XfrmLinks},
         spread::{SpreadPlan, Spreader, Underlays},
         sysctl::{Settings, Sysctls},
     },
@@ -94,6 +94,8 @@ pub struct Host {
     pub interfaces: Interfaces,
     /// Follows externally managed SAs.
     pub policies: xfrm::follow::PolicyFollower,
+    /// Follows the routes of a routing daemon.
+    pub learned: RouteFollower,
     pub prober: Prober,
     /// Restricts the kernel to the program's decisions.
     pub guard: GuardTable,
@@ -133,6 +135,14 @@ impl Kernel for Host {
 
     fn follow_policies(&mut self, follow: bool) {
         self.policies.want(follow);
+    }
+
+    fn follow_table(&mut self, followed: Option<FollowedTable>) {
+        self.learned.follow(followed);
+    }
+
+    fn reread_table(&mut self) {
+        self.learned.reread();
     }
 
     fn set_checks(&mut self, checks: BTreeMap<String, CheckTarget>) {

@@ -33,7 +33,7 @@ use crate::{
     api_types::event::ConnectionEvent,
     config::{
         Config,
-        model::{OnStop, SelectorSource},
+        model::{Learn, OnStop, SelectorSource},
     },
     connection::memory::Clock,
     datapath::{AttachMode, Dataplane, Instance},
@@ -48,7 +48,9 @@ use crate::{
     },
     kernel::{
         guard::GuardTable,
-        netlink::{Changes, HostFollower, HostState, Interfaces, Reconciler, take_out_of_group},
+        netlink::{
+            Changes, HostFollower, HostState, Interfaces, Reconciler, RouteFollower, TableChanges, take_out_of_group,
+        },
         spread::Spreader,
         sysctl::Sysctls,
     },
@@ -104,12 +106,14 @@ impl Agent {
         let neighbour_misses = datapath.neighbour_misses()?;
         let interfaces = Interfaces::start(first_links(&config)).await?;
         let (host, follower) = HostFollower::start().await?;
+        let (learned, routes) = RouteFollower::start(config.learn.as_ref().map(Learn::followed)).await?;
         let (memory, name) = lock.companion(SPREAD_MEMORY).context("cannot open the lock's directory again")?;
         let (sender, verdicts) = mpsc::unbounded_channel();
         let (reports, settled) = mpsc::unbounded_channel();
         let kernel = Host {
             interfaces,
             policies: xfrm::follow::PolicyFollower::start(),
+            learned,
             prober: Prober::start(sender),
             guard: GuardTable::open(plain_table).await?,
             sysctls: Sysctls::start(),
@@ -144,7 +148,7 @@ impl Agent {
             info!(%instance, "taking over the running datapath");
             agent.hear().await;
         }
-        if let Err(error) = agent.start_forwarding().await {
+        if let Err(error) = agent.start_forwarding(routes).await {
             if let Err(another) = Box::pin(agent.stop(!is_running)).await {
                 warn!("{another:#}");
             }
@@ -187,11 +191,13 @@ impl Agent {
         }
     }
 
-    async fn start_forwarding(&mut self) -> Result<()> {
+    /// `routes` are those of the followed table: a restart must not lose them for a moment.
+    async fn start_forwarding(&mut self, routes: TableChanges) -> Result<()> {
         for event in [
             Event::Tunnels(self.edge.ike.view()),
             Event::Policies(self.edge.kernel.policies.view()),
             Event::Interfaces(self.edge.kernel.interfaces.problems()),
+            Event::Learned(routes),
             Event::Start,
             Event::Started,
         ] {
@@ -237,7 +243,7 @@ impl Agent {
         let mut watchdog = Watchdog::of_systemd();
         loop {
             let Edge { kernel, ike, datapath: _, listeners: _ } = &mut self.edge;
-            let Host { guard, interfaces, policies, grace, reconciler, sysctls, .. } = kernel;
+            let Host { guard, interfaces, policies, grace, reconciler, sysctls, learned, .. } = kernel;
             // Priority order: failures before requests, requests before deferrable work.
             tokio::select! {
                 biased;
@@ -257,6 +263,7 @@ impl Agent {
                 () = ike.changed() => self.follow(Event::Tunnels(self.edge.ike.view())),
                 () = interfaces.changed() => self.follow(Event::Interfaces(self.edge.kernel.interfaces.problems())),
                 () = policies.changed() => self.follow(Event::Policies(self.edge.kernel.policies.view())),
+                changes = learned.changed() => self.follow(Event::Learned(changes)),
                 () = guard.disturbed() => self.follow(Event::GuardDisturbed),
                 () = reconciler.disturbed() => self.follow(Event::RoutesDisturbed),
                 () = sysctls.disturbed() => self.follow(Event::SysctlsDisturbed),

@@ -37,8 +37,8 @@ pub struct MetricsSnapshot {
     /// Counters of earlier versions; `None` without a VPC.
     vpc: Option<Counters>,
     unattributed: Counters,
-    /// Of the files and of the store.
-    routes: [usize; 2],
+    /// Of the files, of the store, and learned.
+    routes: [usize; 3],
     max_connections: usize,
     set_aside: usize,
 }
@@ -56,6 +56,8 @@ struct ConnectionState {
     changes: u64,
     probes: ProbeCounts,
     health: Option<HealthReport>,
+    /// `None` without `[learn]`.
+    refused_routes: Option<usize>,
 }
 
 /// Where a connection's SAs come from.
@@ -92,6 +94,7 @@ impl MetricsSnapshot {
                 changes: world.liveness.get(name).map_or(0, |entry| entry.changes),
                 probes,
                 health,
+                refused_routes: config.learn.as_ref().map(|_| world.learned.refused(name).len()),
             }
         };
         let of_files = config.provenance.routes_of_files().min(config.routes.len());
@@ -105,7 +108,7 @@ impl MetricsSnapshot {
             connections: config.connections.iter().map(state).collect(),
             vpc: config.vpc.as_ref().map(|_| datapath.earlier(VPC)),
             unattributed: datapath.earlier(UNATTRIBUTED),
-            routes: [of_files, config.routes.len() - of_files],
+            routes: [of_files, config.routes.len() - of_files, world.rib.learned_count()],
             max_connections: config.gateway.max_connections,
             set_aside: config.provenance.set_aside.len(),
         })
@@ -148,18 +151,19 @@ impl MetricsSnapshot {
                 },
                 ike: matches!(state.sas, SaOrigin::Ike).then_some(ike),
                 health: state.has_check.then(|| health(state.health.as_ref(), own)),
+                refused_routes: state.refused_routes,
                 name: state.name,
             })
         });
         let connections = scraped.collect::<Result<_>>()?;
-        let [of_files, of_store] = self.routes;
+        let [of_files, of_store, learned] = self.routes;
         Ok(Scrape {
             connections,
             vpc: vpc.map(|earlier| Ok::<_, DatapathError>(reader.read(VPC)? + earlier)).transpose()?,
             unattributed: reader.read(UNATTRIBUTED)? + unattributed,
             groups,
             omitted_shares,
-            routes: vec![("file", of_files), ("store", of_store)],
+            routes: vec![("file", of_files), ("store", of_store), ("learned", learned)],
             quotas: vec![QuotaScrape { name: "connections", used, limit: self.max_connections }],
             set_aside: self.set_aside,
             last_reload_success,

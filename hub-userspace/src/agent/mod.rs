@@ -26,6 +26,7 @@ pub mod effect;
 pub mod event;
 pub mod guard;
 mod host;
+mod learned;
 mod lock;
 mod main_loop;
 mod metrics;

@@ -7,6 +7,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
+    mem,
     sync::Arc,
 };
 
@@ -44,6 +45,8 @@ pub(super) struct RoutePlan {
     changed_own: Vec<KernelRoute>,
     /// The kernel table that routes are published to, as last planned.
     publish_table: Option<u32>,
+    /// Whether the kernel has the routing daemon's routes in its main table, as last planned.
+    learns_from_main: bool,
     /// All tables that they were ever published to.
     publish_tables: BTreeSet<u32>,
     /// The desired state has changed since the last [`Effect::Settle`].
@@ -78,6 +81,10 @@ impl RoutePlan {
         if self.publish_table.replace(publish_table) != Some(publish_table) {
             self.publish_tables.insert(publish_table);
             self.todo.append(&mut rib.iter().collect());
+        }
+        let learns_from_main = slow_path::learns_from_main(inputs.config);
+        if mem::replace(&mut self.learns_from_main, learns_from_main) != learns_from_main {
+            self.todo.extend(rib.iter().filter(|destination| rib.is_learned(*destination)));
         }
         self.unsettled = true;
     }
@@ -132,13 +139,13 @@ impl RoutePlan {
         if !self.is_planned() {
             effects.push(Effect::Routes(self.next(rib, config)));
         }
-        if self.is_planned() && std::mem::take(&mut self.unsettled) {
+        if self.is_planned() && mem::take(&mut self.unsettled) {
             effects.push(Effect::Settle);
         }
     }
 
     fn next(&mut self, rib: &Rib, config: &Config) -> Vec<KernelRoute> {
-        let mut entries = std::mem::take(&mut self.changed_own);
+        let mut entries = mem::take(&mut self.changed_own);
         for destination in std::iter::from_fn(|| self.todo.pop_first()).take(AT_ONCE) {
             let family = slow_path::family(destination);
             let action = |members: &Arc<Members>| self.actions.get(&(Arc::clone(members), family)).cloned().flatten();

@@ -13,7 +13,7 @@ use tracing::debug;
 use super::{edge::Edge, host::Host, underlays, warnings::Warnings, world::World};
 use crate::{
     api_types::status::{self, Status},
-    config::{Config, model},
+    config::{Config, Origin, model},
     connection::state::States,
     datapath::{Counters, Dataplane},
     ipsec::vici::driver::Driver,
@@ -32,6 +32,7 @@ pub struct Snapshot {
     total: Counters,
     kernel: status::KernelDrops,
     refused: BTreeSet<ReconcileFailure>,
+    unknown_gateways: Vec<String>,
 }
 
 impl Snapshot {
@@ -90,6 +91,7 @@ impl Snapshot {
                         let missing = world.missing_selectors(name);
                         status::IpsecStatus { selectors, problems, missing, ..ipsec }
                     }),
+                learned: world.learned_status(name),
                 attachment: world.attachments.status(&world.host, &connection.interface),
                 traffic: (&counters(world.ids.policy.connections.get(name))?).into(),
             });
@@ -104,13 +106,14 @@ impl Snapshot {
         let underlays = underlays::status(world, edge);
         let (config, rib, states) = (Arc::clone(&world.config), Arc::clone(&world.rib), Arc::clone(&world.states));
         let refused = world.refused.clone();
-        Ok(Self { config, rib, states, vpc, underlays, connections, total, kernel, refused })
+        let unknown_gateways = world.unknown_gateways();
+        Ok(Self { config, rib, states, vpc, underlays, connections, total, kernel, refused, unknown_gateways })
     }
 
     pub fn status(self) -> Status {
         let routes = self.routes();
         let others = self.refused.iter().filter(|failure| failure.destination.is_none());
-        let problems = others.map(ToString::to_string).collect();
+        let problems = others.map(ToString::to_string).chain(self.unknown_gateways.clone()).collect();
         Status {
             gateway: status::GatewayStatus {
                 name: self.config.gateway.name.clone(),
@@ -130,7 +133,7 @@ impl Snapshot {
         }
     }
 
-    /// All routes with their shares and origins, in the configuration's order.
+    /// All routes with their shares and origins: the configured ones in their order, then the learned ones.
     pub fn routes(&self) -> Vec<status::RouteStatus> {
         let failed = |failure: &'_ ReconcileFailure| Some((failure.destination?, failure.reason.clone()));
         let failed: BTreeMap<IpNet, String> = self.refused.iter().filter_map(failed).collect();
@@ -143,7 +146,19 @@ impl Snapshot {
             publish: route.publish,
             share: self.share(route),
         });
-        routes.collect()
+        let learned = self.rib.learned().into_iter().flat_map(|(destination, members)| {
+            members.iter().map(move |(next_hop, weight)| (destination, next_hop, *weight))
+        });
+        let learned = learned.map(|(destination, next_hop, weight)| status::RouteStatus {
+            problem: failed.get(&destination).cloned(),
+            origin: Origin::Learned,
+            destination,
+            next_hop: next_hop.clone(),
+            weight,
+            publish: false,
+            share: rib::share(&self.rib, destination, next_hop, &self.states),
+        });
+        routes.chain(learned).collect()
     }
 
     /// The routes through this connection that carry traffic now.

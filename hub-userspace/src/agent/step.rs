@@ -41,10 +41,7 @@ impl World {
         let begins = matches!(event, Event::Start);
         match event {
             Event::Start => {}
-            Event::Started => {
-                self.is_starting = false;
-                return;
-            }
+            Event::Started => return self.is_starting = false,
             Event::Host { host, mut changes } => {
                 changes.links &= self.follow_host(host);
                 self.pending.host.add(changes);
@@ -71,6 +68,7 @@ impl World {
                 self.problems = problems;
                 self.pending.affected = Affected::All;
             }
+            Event::Learned(changes) => self.take_learned(changes),
             Event::Change(transition) => {
                 let difference = &transition.difference;
                 match &transition.config {
@@ -86,6 +84,7 @@ impl World {
                 if !difference.routes.is_empty() {
                     Arc::make_mut(&mut self.rib).change(&difference.routes);
                 }
+                self.note_learned_change(difference, effects);
                 self.pending.config |= difference.is_beyond_routes() || self.moves_xdp(difference);
                 // The requester also waits for the kernel.
                 self.routes.unsettle();
@@ -186,6 +185,7 @@ impl World {
         if own && self.rib.is_behind(self.config.vpc.as_ref(), &self.host) {
             Arc::make_mut(&mut self.rib).follow(self.config.vpc.as_ref(), &self.host);
         }
+        self.follow_learned(links || addresses, carrier, config, effects);
         let host = links || carrier || addresses || neighbours;
         if host || config || attach || !selectors.is_empty() || !egress.is_empty() || self.rib.changed().len() > 0 {
             self.follow_routes(&egress, host || config, effects);

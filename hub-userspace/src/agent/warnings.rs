@@ -52,7 +52,8 @@ impl<'a> Warnings<'a> {
             );
             (warning::SHARED_FLOWS, text)
         });
-        sources.chain(bridge).chain(offload).chain(shared).collect()
+        let learned = self.world.learned_warnings(name);
+        sources.chain(bridge).chain(offload).chain(shared).chain(learned).collect()
     }
 
     /// Packets of local senders have no checksum yet, and native XDP cannot complete it. Whether the sender at the other

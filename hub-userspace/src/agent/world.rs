@@ -45,7 +45,7 @@ use crate::{
         sysctl::Settings,
     },
     policy::selectors::Negotiated,
-    routing::{groups::AffectedGroups, rib::Rib},
+    routing::{groups::AffectedGroups, learned::LearnedRoutes, rib::Rib},
 };
 
 /// Delay before a failed operation is retried, unless an event triggers it earlier.
@@ -72,6 +72,8 @@ pub struct World {
     /// The xfrm interfaces to create.
     pub(super) links: LinkPlan,
 
+    /// Routes of a routing daemon, and which of them are in the RIB.
+    pub(super) learned: LearnedRoutes,
     pub(super) rib: Arc<Rib>,
     pub(super) ids: IdMaps,
     pub(super) liveness: Liveness,
@@ -187,6 +189,7 @@ impl World {
             tables.policy.connections.insert(slot, name);
         }
         Self {
+            learned: LearnedRoutes::default(),
             rib: Arc::new(Rib::build(&config, &host)),
             config: Arc::new(config),
             host,
@@ -277,6 +280,8 @@ impl World {
     pub fn check_capacity(&mut self, transition: &Transition) -> Result<(), Full> {
         let (config, routes) = (transition.config.as_ref().unwrap_or(&self.config), &transition.difference.routes);
         let rib = Arc::make_mut(&mut self.rib);
+        let removed = transition.difference.connections.removed.iter().cloned().collect();
+        let learned = rib.take_out_of_learned(&removed);
         rib.change(routes);
         rib.follow(config.vpc.as_ref(), &self.host);
         let inputs = Inputs {
@@ -297,6 +302,9 @@ impl World {
         };
         rib.follow(self.config.vpc.as_ref(), &self.host);
         rib.change(&routes.inverse());
+        for (destination, members) in learned {
+            rib.set_learned(destination, members);
+        }
         room.map(drop)
     }
 

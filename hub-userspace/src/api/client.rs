@@ -29,7 +29,10 @@ use tokio::{
 };
 
 use super::{CONNECTIONS, ROUTES, RequestFailure, STATUS};
-use crate::api_types::status::{ConnectionStatus, FullStatus, RouteStatus};
+use crate::{
+    api_types::status::{ConnectionStatus, FullStatus, RouteStatus},
+    config::Origin,
+};
 
 /// Time limit for an answer.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
@@ -70,6 +73,12 @@ impl Client {
 
     pub async fn routes(&self) -> Result<Vec<RouteStatus>> {
         self.get(ROUTES).await
+    }
+
+    /// The routes of a routing daemon.
+    pub async fn learned_routes(&self) -> Result<Vec<RouteStatus>> {
+        let routes = self.routes().await?;
+        Ok(routes.into_iter().filter(|route| route.origin == Origin::Learned).collect())
     }
 
     pub async fn connections(&self) -> Result<Vec<ConnectionStatus>> {

@@ -23,7 +23,11 @@ use crate::{
 #[derive(Debug, Subcommand)]
 pub enum RouteCommand {
     /// Lists the routes with their effective share.
-    List,
+    List {
+        /// Only those of a routing daemon.
+        #[arg(long)]
+        learned: bool,
+    },
     /// Shows the routes to a destination, with their origins.
     Show {
         /// Destination.
@@ -324,7 +328,10 @@ fn fragment(id: &ObjectId, file: &Path) -> Result<Keys> {
 /// Runs a route command and returns its output.
 pub async fn route(command: RouteCommand, client: &Client, output: Output) -> Result<String> {
     let change = match command {
-        RouteCommand::List => return printed(&*client.routes().await?, table::routes, output),
+        RouteCommand::List { learned: false } => return printed(&*client.routes().await?, table::routes, output),
+        RouteCommand::List { learned: true } => {
+            return printed(&*client.learned_routes().await?, table::routes, output);
+        }
         RouteCommand::Show { destination } => {
             let routes = client.routes_to(destination).await?;
             if routes.is_empty() {

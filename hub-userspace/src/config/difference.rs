@@ -5,19 +5,21 @@ use std::{collections::BTreeMap, fmt};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::model::{Config, Connection, Metrics, Route, SelectorSource, Vpc};
+use super::model::{Config, Connection, Learn, Metrics, Route, SelectorSource, Vpc};
 
 /// Above this number, changes of one kind are counted instead of listed.
 const MOST_LISTED: usize = 3;
 /// The one key of `[dataplane]` that takes effect without a restart.
 const ON_STOP: &str = "dataplane.on_stop";
 const METRICS: &str = "metrics";
+/// The section `[learn]`, and the first part of its keys.
+pub const LEARN: &str = "learn";
 
 /// All differences. Displays as one sentence without a full stop.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Difference {
-    /// Changed keys of `[gateway]`, `[dataplane]`, `[metrics]` and `[vpc]`, as `gateway.name`; `vpc` or `metrics` if the
-    /// section was added or removed.
+    /// Changed keys of `[gateway]`, `[dataplane]`, `[metrics]`, `[learn]` and `[vpc]`, as `gateway.name`; the section's
+    /// name if it was added or removed.
     pub settings: Vec<String>,
     /// Absent in recordings of earlier versions.
     #[serde(default)]
@@ -103,6 +105,7 @@ impl Difference {
         let settings = differing(&gateway)
             .chain(differing(&dataplane))
             .chain(metrics(old.metrics, new.metrics))
+            .chain(learn(old.learn.as_ref(), new.learn.as_ref()))
             .chain(vpc)
             .collect();
         Self {
@@ -160,6 +163,19 @@ fn metrics(old: Option<Metrics>, new: Option<Metrics>) -> Option<String> {
         (Some(old), Some(new)) => (old.listen != new.listen).then(|| format!("{METRICS}.listen")),
         (None, None) => None,
         _ => Some(METRICS.to_owned()),
+    }
+}
+
+fn learn(old: Option<&Learn>, new: Option<&Learn>) -> Vec<String> {
+    match (old, new) {
+        (None, None) => Vec::new(),
+        (Some(old), Some(new)) => differing(&[
+            ("learn.table", old.table != new.table),
+            ("learn.protocols", old.protocols != new.protocols),
+            ("learn.max_per_connection", old.max_per_connection != new.max_per_connection),
+        ])
+        .collect(),
+        _ => vec![LEARN.to_owned()],
     }
 }
 

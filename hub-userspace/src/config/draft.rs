@@ -15,9 +15,10 @@ use super::{
     address::SiteAddress,
     diagnostic::{DiagnosticReport, Located, join},
     ipsec::{IpsecDraft, StartAction},
+    learn::RouteProtocol,
     model::{
-        Config, Connection, CustomerGateway, DataplaneSettings, Gateway, HealthCheck, LookupKind, Metrics, MssClamp,
-        OnStop, ReversePath, Route, SelectorSource, Service, Spread, Underlay, Vpc,
+        Config, Connection, CustomerGateway, DataplaneSettings, Gateway, HealthCheck, Learn, LookupKind, Metrics,
+        MssClamp, OnStop, ReversePath, Route, SelectorSource, Service, Spread, Underlay, Vpc,
     },
     provenance::{FileLine, Places, Provenance},
     section::List,
@@ -32,6 +33,7 @@ pub(super) struct Draft {
     pub gateway: Option<GatewayDraft>,
     pub dataplane: Option<DataplaneDraft>,
     pub metrics: Option<MetricsDraft>,
+    pub learn: Option<LearnDraft>,
     pub vpc: Option<VpcDraft>,
     pub underlays: Vec<UnderlayDraft>,
     pub customer_gateways: Vec<CustomerGatewayDraft>,
@@ -63,6 +65,13 @@ pub(super) struct DataplaneDraft {
 #[derive(Debug, Clone)]
 pub(super) struct MetricsDraft {
     pub listen: Option<Located<SocketAddr>>,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct LearnDraft {
+    pub table: Option<Located<u32>>,
+    pub protocols: List<RouteProtocol>,
+    pub max_per_connection: Option<Located<u32>>,
 }
 
 #[derive(Debug, Clone)]
@@ -147,6 +156,10 @@ impl Draft {
                 Some(metrics) => Some(metrics.finish()?),
                 None => None,
             },
+            learn: match self.learn {
+                Some(learn) => Some(learn.finish()?),
+                None => None,
+            },
             vpc: match self.vpc {
                 Some(vpc) => Some(vpc.finish()?),
                 None => None,
@@ -217,6 +230,16 @@ impl DataplaneDraft {
 impl MetricsDraft {
     fn finish(self) -> Option<Metrics> {
         Some(Metrics { listen: self.listen?.value })
+    }
+}
+
+impl LearnDraft {
+    fn finish(self) -> Option<Learn> {
+        Some(Learn {
+            table: self.table?.value,
+            protocols: self.protocols.finish()?,
+            max_per_connection: usize::try_from(self.max_per_connection?.value).ok()?,
+        })
     }
 }
 

@@ -9,9 +9,10 @@ use super::{
     address::site_address,
     diagnostic::{Located, Problem},
     draft::{
-        ConnectionDraft, CustomerGatewayDraft, DataplaneDraft, GatewayDraft, HealthCheckDraft, MetricsDraft,
-        RouteDraft, UnderlayDraft, VpcDraft,
+        ConnectionDraft, CustomerGatewayDraft, DataplaneDraft, GatewayDraft, HealthCheckDraft, LearnDraft,
+        MetricsDraft, RouteDraft, UnderlayDraft, VpcDraft,
     },
+    learn::{self, RouteProtocol},
     marks, metrics,
     model::{
         DEFAULT_LOOKUP_MEMORY, DEFAULT_MAX_CONNECTIONS, DEFAULT_PUBLISH_TABLE, DEFAULT_UP_DELAY, DEFAULT_VICI_SOCKET,
@@ -28,7 +29,7 @@ use super::{
 /// Maximum quota of connections.
 pub(super) const MAX_CONNECTIONS: u32 = 4000;
 /// `RT_TABLE_LOCAL` (linux/rtnetlink.h): the kernel's own addresses.
-const TABLE_LOCAL: u32 = 255;
+pub(super) const TABLE_LOCAL: u32 = 255;
 /// MiB of all chunks that the kernel program supports.
 const MAX_LOOKUP_MEMORY: u32 = 4096;
 const SOURCES: [(&str, SelectorSource); 3] =
@@ -78,6 +79,19 @@ impl SectionReader<'_, '_> {
     pub fn metrics<'a>(&mut self, table: &'a Spanned<DeValue<'a>>) -> Option<MetricsDraft> {
         let section = self.open(table, "metrics".to_owned(), &["listen"], "[metrics]")?;
         Some(MetricsDraft { listen: section.required("listen", "\"127.0.0.1:9118\"", self.report, metrics::listen) })
+    }
+
+    pub fn learn<'a>(&mut self, table: &'a Spanned<DeValue<'a>>) -> Option<LearnDraft> {
+        const KEYS: &[&str] = &["table", "protocols", "max_per_connection"];
+        let section = self.open(table, "learn".to_owned(), KEYS, "[learn]")?;
+        let report = &mut *self.report;
+        let (protocols, quota) = (RouteProtocol::defaults(), learn::DEFAULT_MAX_LEARNED);
+        Some(LearnDraft {
+            table: section.or_default("table", learn::DEFAULT_TABLE, report, learn::table),
+            protocols: section.list_or_default("protocols", protocols, "[\"bird\", \"bgp\"]", report, learn::protocol),
+            max_per_connection: section
+                .or_default("max_per_connection", quota, report, |value| value::integer(value, 1..=learn::MAX_LEARNED)),
+        })
     }
 
     pub fn vpc<'a>(&mut self, table: &'a Spanned<DeValue<'a>>) -> Option<VpcDraft> {

@@ -17,7 +17,10 @@ use hub_common::mark::Mark;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::{address::SiteAddress, ipsec::Ipsec, provenance::Provenance, translate::Translations};
+use super::{
+    address::SiteAddress, ipsec::Ipsec, learn::RouteProtocol, provenance::Provenance, translate::Translations,
+};
+use crate::kernel::netlink::FollowedTable;
 
 /// Default `up_delay` of a connection.
 pub const DEFAULT_UP_DELAY: Duration = Duration::from_secs(1);
@@ -39,6 +42,8 @@ pub struct Config {
     pub dataplane: DataplaneSettings,
     /// `None`: no listener for Prometheus.
     pub metrics: Option<Metrics>,
+    /// `None`: no routes are learned.
+    pub learn: Option<Learn>,
     pub vpc: Option<Vpc>,
     /// Interfaces on which encrypted packets arrive, by name.
     pub underlays: BTreeMap<String, Underlay>,
@@ -54,11 +59,22 @@ pub struct Config {
 
 impl PartialEq for Config {
     fn eq(&self, other: &Self) -> bool {
-        let Self { gateway, dataplane, metrics, vpc, underlays, customer_gateways, connections, routes, provenance: _ } =
-            self;
+        let Self {
+            gateway,
+            dataplane,
+            metrics,
+            learn,
+            vpc,
+            underlays,
+            customer_gateways,
+            connections,
+            routes,
+            provenance: _,
+        } = self;
         *gateway == other.gateway
             && *dataplane == other.dataplane
             && *metrics == other.metrics
+            && *learn == other.learn
             && *vpc == other.vpc
             && *underlays == other.underlays
             && *customer_gateways == other.customer_gateways
@@ -182,6 +198,24 @@ pub enum LookupKind {
 pub struct Metrics {
     /// The port is at least 1.
     pub listen: SocketAddr,
+}
+
+/// Routes of a routing daemon, which it writes to a kernel table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Learn {
+    /// The kernel table to follow.
+    pub table: u32,
+    /// Only their routes are learned.
+    pub protocols: Vec<RouteProtocol>,
+    /// Quota of learned routes of each connection.
+    pub max_per_connection: usize,
+}
+
+impl Learn {
+    /// What to follow in the kernel.
+    pub fn followed(&self) -> FollowedTable {
+        FollowedTable { table: self.table, protocols: self.protocols.iter().map(|protocol| protocol.0).collect() }
+    }
 }
 
 /// The cloud side.

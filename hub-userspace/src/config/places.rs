@@ -3,8 +3,8 @@
 use super::{
     diagnostic::Located,
     draft::{
-        ConnectionDraft, CustomerGatewayDraft, DataplaneDraft, Draft, GatewayDraft, HealthCheckDraft, MetricsDraft,
-        RouteDraft, UnderlayDraft, VpcDraft,
+        ConnectionDraft, CustomerGatewayDraft, DataplaneDraft, Draft, GatewayDraft, HealthCheckDraft, LearnDraft,
+        MetricsDraft, RouteDraft, UnderlayDraft, VpcDraft,
     },
     ipsec::{EspDraft, IkeDraft, IpsecDraft},
     section::List,
@@ -65,12 +65,13 @@ macro_rules! relocate {
 }
 
 relocate! {
-    Draft { include, gateway, dataplane, metrics, vpc, underlays, customer_gateways, connections, routes } but {}
+    Draft { include, gateway, dataplane, metrics, learn, vpc, underlays, customer_gateways, connections, routes } but {}
     GatewayDraft {
         name, max_connections, spoke_to_spoke, allow_default_route, address, vici_socket, services
     } but { may_have_address }
     DataplaneDraft { lookup, lookup_memory, on_stop, mark } but {}
     MetricsDraft { listen } but {}
+    LearnDraft { table, protocols, max_per_connection } but {}
     VpcDraft { at, interface, cidrs, publish_table } but {}
     UnderlayDraft { name, spread } but {}
     CustomerGatewayDraft { name, address } but {}

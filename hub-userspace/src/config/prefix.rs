@@ -123,6 +123,11 @@ fn unusable(prefix: &IpNet, purpose: Purpose) -> Option<&'static str> {
     never_forwarded(purpose).find(|(range, _)| range.contains(prefix)).map(|&(_, kind)| kind)
 }
 
+/// What a prefix is that the program never forwards, such as "link-local"; `None` for others.
+pub fn never_forwarded_as(prefix: IpNet) -> Option<&'static str> {
+    unusable(&prefix, Purpose::Forwarding)
+}
+
 fn never_forwarded(purpose: Purpose) -> impl Iterator<Item = &'static (IpNet, &'static str)> {
     let also: &[_] = if purpose == Purpose::Selector { &[] } else { &LINK_LOCAL };
     NEVER_FORWARDED.iter().chain(also)

@@ -15,6 +15,8 @@ pub enum Origin {
         line: usize,
     },
     Store,
+    /// A route of a routing daemon.
+    Learned,
 }
 
 impl fmt::Display for Origin {
@@ -22,6 +24,7 @@ impl fmt::Display for Origin {
         match self {
             Self::File { file, line } => write!(f, "{} line {line}", file.display()),
             Self::Store => f.write_str("store"),
+            Self::Learned => f.write_str("learned"),
         }
     }
 }

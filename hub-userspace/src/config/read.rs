@@ -15,10 +15,10 @@ use super::{
     value::{self, describe},
 };
 
-pub(super) const SECTIONS: [&str; 8] =
-    ["gateway", "dataplane", "metrics", "vpc", UNDERLAY, "customer_gateway", "connection", "route"];
+pub(super) const SECTIONS: [&str; 9] =
+    ["gateway", "dataplane", "metrics", "learn", "vpc", UNDERLAY, "customer_gateway", "connection", "route"];
 /// Only the main file may have them, and [`INCLUDE`].
-const MAIN_SECTIONS: [&str; 3] = ["gateway", "dataplane", "metrics"];
+const MAIN_SECTIONS: [&str; 4] = ["gateway", "dataplane", "metrics", "learn"];
 /// Its tables have the names of interfaces.
 const UNDERLAY: &str = "underlay";
 /// The one key before all sections.
@@ -102,6 +102,7 @@ impl SectionReader<'_, '_> {
             gateway: self.single(root, "gateway", Self::gateway),
             dataplane: self.single(root, "dataplane", Self::dataplane),
             metrics: self.single(root, "metrics", Self::metrics),
+            learn: self.single(root, "learn", Self::learn),
             vpc: self.single(root, "vpc", Self::vpc),
             ..Draft::default()
         };

@@ -9,7 +9,7 @@ use super::{
     draft::{ConnectionDraft, Draft},
     entries::MAX_CONNECTIONS,
     ipsec::IpsecDraft,
-    marks, metrics,
+    learn, marks, metrics,
     read::Unread,
     routes, sites,
     suggest::nearest,
@@ -35,6 +35,7 @@ pub(super) fn validate(draft: &Draft, unread: &Unread, report: &mut DiagnosticRe
     check_quota(draft, report);
     check_numbers(draft, report);
     metrics::validate(draft, report);
+    learn::validate(draft, report);
     check_interfaces(draft, report);
     check_underlays(draft, report);
     check_peers(draft, report);
@@ -45,7 +46,8 @@ pub(super) fn validate(draft: &Draft, unread: &Unread, report: &mut DiagnosticRe
     if unread.is_empty() && all_gateways_known {
         warn_of_unused_gateways(draft, report);
     }
-    if unread.is_empty() && all_hops_known {
+    // A routing daemon may bring the routes.
+    if unread.is_empty() && all_hops_known && draft.learn.is_none() {
         warn_of_unrouted_connections(draft, report);
     }
     translate::validate(draft, report);

@@ -8,8 +8,8 @@ use super::{
     diagnostic::join,
     ipsec::{Auth, IkeV1Mode, IkeVersion, InterfaceMtu, Ipsec},
     model::{
-        Config, Connection, CustomerGateway, HealthCheck, LookupKind, Metrics, MssClamp, OnStop, ReversePath, Route,
-        SelectorSource, Underlay,
+        Config, Connection, CustomerGateway, HealthCheck, Learn, LookupKind, Metrics, MssClamp, OnStop, ReversePath,
+        Route, SelectorSource, Underlay,
     },
     provenance::Origin,
     translate::Translation,
@@ -121,6 +121,12 @@ fn settings(config: &Config) -> String {
     if let Some(Metrics { listen }) = &config.metrics {
         text.push_str("\n[metrics]\n");
         key(&mut text, "listen", string(listen));
+    }
+    if let Some(Learn { table, protocols, max_per_connection }) = &config.learn {
+        text.push_str("\n[learn]\n");
+        key(&mut text, "table", table);
+        key(&mut text, "protocols", strings(protocols));
+        key(&mut text, "max_per_connection", max_per_connection);
     }
     if let Some(vpc) = &config.vpc {
         text.push_str("\n[vpc]\n");

@@ -2,4 +2,5 @@
 
 pub mod buckets;
 pub mod groups;
+pub mod learned;
 pub mod rib;

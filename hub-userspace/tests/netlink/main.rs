@@ -4,6 +4,7 @@
 mod events;
 mod follow;
 mod lab;
+mod learn;
 mod load;
 mod neighbours;
 mod nft;

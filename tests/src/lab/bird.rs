@@ -30,6 +30,19 @@ impl Bird {
     /// # Errors
     /// When its files cannot be written, it is not installed, or it rejects the configuration.
     pub fn start(place: &Namespace, folder: &Path, configuration: &str) -> anyhow::Result<Self> {
+        Self::start_with(place, folder, configuration, &[])
+    }
+
+    /// Like [`start`](Self::start), after another one: it leaves that one's routes in the kernel until its sessions have
+    /// recovered (`-R`).
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub fn start_again(place: &Namespace, folder: &Path, configuration: &str) -> anyhow::Result<Self> {
+        Self::start_with(place, folder, configuration, &["-R"])
+    }
+
+    fn start_with(place: &Namespace, folder: &Path, configuration: &str, arguments: &[&str]) -> anyhow::Result<Self> {
         fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
         let (file, socket) = (folder.join("bird.conf"), folder.join("bird.ctl"));
         fs::write(&file, configuration).with_context(|| format!("writing {}", file.display()))?;
@@ -37,7 +50,7 @@ impl Bird {
         let complaint = String::from_utf8_lossy(&checked.stderr);
         anyhow::ensure!(checked.status.success(), "BIRD rejects {}: {complaint}", file.display());
         let mut command = place.command(DAEMON);
-        command.arg("-f").arg("-c").arg(&file).arg("-s").arg(&socket);
+        command.arg("-f").args(arguments).arg("-c").arg(&file).arg("-s").arg(&socket);
         let bird = Self { place: place.duplicate()?, socket, _process: Background::start(&mut command)? };
         retry("BIRD does not answer", || Ok(bird.ask("show status").ok()))?;
         Ok(bird)

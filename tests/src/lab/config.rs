@@ -20,6 +20,8 @@ pub struct HubConfig {
     pub public: Option<PublicSide>,
     pub connections: Vec<ConnectionConfig>,
     pub routes: Vec<RouteConfig>,
+    /// Contents of `[learn]`; `None`: no such section.
+    pub learn: Option<&'static str>,
 }
 
 /// The hub's public side, as its sites reach it.
@@ -96,7 +98,8 @@ impl HubConfig {
     /// each.
     pub fn offices(sites: &[Site]) -> Self {
         let connections = sites.iter().map(|site| ConnectionConfig::to_site(site, 0)).collect();
-        let mut config = Self { spoke_to_spoke: true, services: None, public: None, connections, routes: Vec::new() };
+        let mut config =
+            Self { spoke_to_spoke: true, services: None, public: None, connections, routes: Vec::new(), learn: None };
         for site in sites {
             config.add_routes(site, 0, 100);
         }
@@ -198,6 +201,9 @@ impl fmt::Display for HubConfig {
         }
         if let Ok(lookup) = env::var(LOOKUP) {
             writeln!(f, "\n[dataplane]\nlookup = \"{lookup}\"")?;
+        }
+        if let Some(learn) = self.learn {
+            writeln!(f, "\n[learn]\n{learn}")?;
         }
         writeln!(f, "\n[vpc]\ninterface = \"{}\"", VPC.hub_device)?;
         writeln!(f, "cidrs = [\"192.168.0.0/24\", \"fd00:192:168::/64\"]\n")?;

@@ -38,6 +38,7 @@ pub fn scrape() -> Scrape {
             child_sas: Some(2),
             ike: Some(IkeScrape { is_up: true, rekeys: 6 }),
             health: Some(HealthScrape { is_healthy: true, round_trip: Some(0.025), sent: 70, lost: 8 }),
+            refused_routes: Some(3),
         },
         ConnectionScrape {
             name: down,
@@ -48,6 +49,7 @@ pub fn scrape() -> Scrape {
             child_sas: Some(0),
             ike: Some(IkeScrape { is_up: false, rekeys: 0 }),
             health: Some(HealthScrape { is_healthy: false, round_trip: None, sent: 71, lost: 71 }),
+            refused_routes: Some(0),
         },
         ConnectionScrape { name: plain, counters: counters(3), ..ConnectionScrape::default() },
     ];

@@ -345,6 +345,7 @@ fn inputs(world: &World) -> (Config, HostState, States) {
         gateway,
         dataplane: model::DataplaneSettings::default(),
         metrics: None,
+        learn: None,
         vpc,
         underlays: BTreeMap::new(),
         customer_gateways: BTreeMap::from([("anybody".into(), anybody)]),

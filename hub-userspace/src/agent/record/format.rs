@@ -25,7 +25,7 @@ use crate::{
         vici::{table::Tunnel, tunnels::Tunnels},
         xfrm,
     },
-    kernel::netlink::{Changes, HostState, Link, Problems},
+    kernel::netlink::{Changes, HostState, KernelHop, KernelHops, Link, Problems},
 };
 
 /// Format version, increased with each change of the format. Other versions cannot be read. A new kind of event or an
@@ -94,6 +94,8 @@ pub enum RecordedEvent {
         problem: Option<String>,
     },
     Interfaces(Problems),
+    /// As [`Event::Learned`].
+    Learned(Vec<(IpNet, Option<Vec<KernelHop>>)>),
     Change {
         difference: Difference,
         /// As [`RecordingHeader::config`]; `None` if it follows from the difference.
@@ -152,6 +154,11 @@ impl Encoder {
                 RecordedEvent::Policies { table: table.as_deref().cloned(), problem: problem.clone() }
             }
             Event::Interfaces(problems) => RecordedEvent::Interfaces(Problems::clone(problems)),
+            Event::Learned(changes) => {
+                let change =
+                    |(prefix, hops): &(IpNet, Option<KernelHops>)| (*prefix, hops.as_deref().map(<[_]>::to_vec));
+                RecordedEvent::Learned(changes.iter().map(change).collect())
+            }
             Event::Change(transition) => {
                 let Transition { difference, config } = &**transition;
                 RecordedEvent::Change { difference: difference.clone(), config: config.as_deref().map(show) }

@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use ipnet::IpNet;
 use serde::de::DeserializeOwned;
 
 use super::format::{Line, RecordedEvent, RecordingHeader, VERSION};
@@ -9,7 +10,7 @@ use crate::{
     agent::{Transition, event::Event},
     config::{Config, parse},
     ipsec::{vici::tunnels::Tunnels, xfrm},
-    kernel::netlink::HostState,
+    kernel::netlink::{HostState, KernelHop, KernelHops},
 };
 
 /// A parsed recording.
@@ -78,6 +79,10 @@ impl Decoder {
                 Event::Policies(Arc::new(xfrm::follow::Policies { table: table.map(Arc::new), problem }))
             }
             RecordedEvent::Interfaces(problems) => Event::Interfaces(Arc::new(problems)),
+            RecordedEvent::Learned(changes) => {
+                let change = |(prefix, hops): (IpNet, Option<Vec<KernelHop>>)| (prefix, hops.map(KernelHops::from));
+                Event::Learned(changes.into_iter().map(change).collect())
+            }
             RecordedEvent::Change { difference, config: text } => {
                 let config = text.map(|text| config(number, &text)).transpose()?.map(Arc::new);
                 Event::Change(Arc::new(Transition { difference, config }))

@@ -20,7 +20,7 @@ use crate::{
         table::Tunnel,
         tunnels::Tunnels,
     },
-    kernel::netlink::{Changes, HostState, Link},
+    kernel::netlink::{Changes, HostState, KernelHop, Link, TableChanges},
 };
 
 /// Maximum number of connections.
@@ -41,6 +41,11 @@ pub fn config(random: &mut SmallRng) -> Config {
     if random.random_bool(0.8) {
         let table = [254, 100].choose(random).expect("there are some");
         write!(text, "[vpc]\ninterface = \"vpc0\"\ncidrs = [\"192.168.0.0/16\"]\npublish_table = {table}\n").unwrap();
+    }
+    if random.random_bool(0.7) {
+        let table = [254, 1190].choose(random).expect("there are some");
+        let most = random.random_range(1..5);
+        write!(text, "[learn]\ntable = {table}\nmax_per_connection = {most}\n").unwrap();
     }
     // One site, because its connections share prefixes.
     text += "[customer_gateway.site]\naddress = \"198.51.100.1\"\n";
@@ -219,6 +224,38 @@ pub fn change_host(random: &mut SmallRng, host: &mut HostState) -> Changes {
         (_, None) => {}
     }
     changes
+}
+
+/// Some changes of the routing daemon's table.
+pub fn learned(random: &mut SmallRng) -> TableChanges {
+    let mut prefixes = BTreeSet::new();
+    for _ in 0..random.random_range(1..8) {
+        let (site, part) = (random.random_range(0..SITES), random.random_range(0..4));
+        let prefix = match random.random_range(0..9) {
+            0 => "0.0.0.0/0".to_owned(),
+            1 => "192.168.0.0/17".to_owned(),
+            2 => format!("169.254.1.{}/32", random.random_range(1..4)),
+            3 => format!("10.200.{part}.0/24"),
+            4 => format!("10.200.{part}.128/25"),
+            5 => format!("10.{site}.0.0/16"),
+            6 => format!("fd09:{site}:0:{part}::/64"),
+            _ => format!("10.{site}.{part}.0/24"),
+        };
+        prefixes.insert(prefix.parse::<IpNet>().expect("a prefix"));
+    }
+    let hops = |random: &mut SmallRng| -> Vec<KernelHop> {
+        let hop = |random: &mut SmallRng| {
+            let slot = random.random_range(0..u32::try_from(INTERFACES.len()).expect("few"));
+            let via = IpAddr::V4(Ipv4Addr::new(169, 254, 1, 10 + random.random_range(0..5)));
+            KernelHop {
+                ifindex: 10 + slot + 10 * random.random_range(0..3),
+                via: random.random_bool(0.7).then_some(via),
+                weight: random.random_range(1..4),
+            }
+        };
+        (0..random.random_range(1..3)).map(|_| hop(random)).collect()
+    };
+    prefixes.into_iter().map(|prefix| (prefix, random.random_bool(0.7).then(|| hops(random).into()))).collect()
 }
 
 /// Random SAs of charon.

@@ -52,7 +52,8 @@ fn sequence(seed: u64) {
         }
         let attach_fails = !fails && random.random_bool(0.15);
         agent.state.borrow_mut().attach_fails = attach_fails;
-        let event = match random.random_range(0..12) {
+        let event = match random.random_range(0..15) {
+            12.. => Event::Learned(draw::learned(&mut random)),
             0 | 1 => change(&agent.world.config, draw::config(&mut random)),
             10 | 11 => change(&agent.world.config, draw::reroute(&mut random, &agent.world.config)),
             2 | 3 => Event::Tunnels(draw::tunnels(&mut random)),
@@ -122,6 +123,8 @@ pub fn must_be_as_from_scratch(agent: &Agent) {
     (world.tunnels, world.policies) = (Arc::clone(&old.tunnels), Arc::clone(&old.policies));
     (world.checks, world.health) = (old.checks.clone(), old.health.clone());
     (world.liveness, world.negotiated) = (old.liveness.clone(), old.negotiated.clone());
+    // Their order decides which have a place in the quotas.
+    fresh.take(Event::Learned(old.learned.reported())).expect("it does not fail");
     fresh.start().expect("it does not fail");
     let (one, other) = (agent.state.borrow(), fresh.state.borrow());
     let (is, should) = (format!("{:#?}", canonical(&one)), format!("{:#?}", canonical(&other)));

@@ -138,7 +138,7 @@ fn write(config: &Config, host: &HostState, inherited: &Inherited, events: &[(Du
 /// Every kind of event in turn, with random contents where possible.
 fn events(random: &mut SmallRng, mut config: Config, mut host: HostState) -> Vec<(Duration, Event)> {
     let event = |index| {
-        let event = match index % 14 {
+        let event = match index % 15 {
             0 => {
                 let new = draw::config(random);
                 change(&std::mem::replace(&mut config, new.clone()), new)
@@ -163,6 +163,7 @@ fn events(random: &mut SmallRng, mut config: Config, mut host: HostState) -> Vec
                 }]),
                 _ => Err("no answer".to_owned()),
             }),
+            10 => Event::Learned(draw::learned(random)),
             8 => Event::NeighbourMiss(7, IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1))),
             9 => {
                 let events = [

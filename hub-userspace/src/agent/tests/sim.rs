@@ -31,7 +31,7 @@ use crate::{
     health::CheckTarget,
     ipsec::xfrm::translated::TranslatedSources,
     kernel::{
-        netlink::{HostState, KernelNeighbour, RouteAction, RouteKey, Ruleset, XfrmLinks},
+        netlink::{FollowedTable, HostState, KernelNeighbour, RouteAction, RouteKey, Ruleset, XfrmLinks},
         spread::{SpreadPlan, Underlays},
         sysctl::Settings,
     },
@@ -195,6 +195,10 @@ impl Kernel for Sim {
     }
 
     fn follow_policies(&mut self, _follow: bool) {}
+
+    fn follow_table(&mut self, _followed: Option<FollowedTable>) {}
+
+    fn reread_table(&mut self) {}
 
     fn set_checks(&mut self, _checks: BTreeMap<String, CheckTarget>) {}
 

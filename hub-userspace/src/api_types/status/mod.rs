@@ -1,5 +1,6 @@
 //! Output of `vpnhub status` and the control socket. The JSON is a contract: fields may be added, never changed.
 
+mod routes;
 pub mod warning;
 mod without_agent;
 
@@ -9,10 +10,12 @@ use std::{
 };
 
 use hub_common::Reason;
-use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-pub use self::without_agent::{RunningConnectionStatus, RunningInterfaceStatus, WithoutAgent};
+pub use self::{
+    routes::{LearnedStatus, RouteStatus},
+    without_agent::{RunningConnectionStatus, RunningInterfaceStatus, WithoutAgent},
+};
 use crate::{
     config::{Confirmation, Origin, SetAside},
     connection::state::State,
@@ -40,7 +43,8 @@ pub struct Status {
     pub underlays: Vec<UnderlayStatus>,
     /// Ordered by name.
     pub connections: Vec<ConnectionStatus>,
-    /// Routes of the files in file order, then those of the store, oldest first.
+    /// Routes of the files in file order, then those of the store, oldest first, then the learned ones that carry
+    /// traffic, by destination.
     pub routes: Vec<RouteStatus>,
     /// Objects of the store that are not in force, because they conflict with a file or an older object.
     #[serde(default)]
@@ -199,6 +203,9 @@ pub struct ConnectionStatus {
     /// `None` without IPsec.
     #[serde(default)]
     pub ipsec: Option<IpsecStatus>,
+    /// `None` without `[learn]`.
+    #[serde(default)]
+    pub learned: Option<LearnedStatus>,
     #[serde(flatten)]
     pub attachment: Attachment,
     #[serde(flatten)]
@@ -331,25 +338,6 @@ impl From<&Tunnel> for IpsecStatus {
             missing: Vec::new(),
         }
     }
-}
-
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
-pub struct RouteStatus {
-    #[cfg_attr(test, schemars(with = "String"))]
-    pub destination: IpNet,
-    pub next_hop: String,
-    /// 0..=100.
-    pub weight: u8,
-    pub publish: bool,
-    /// Current share of the destination's flows on this route, 0..=1.
-    pub share: f64,
-    /// Why the kernel does not have the routes of this destination, such as a route of another process in their place.
-    #[serde(default)]
-    pub problem: Option<String>,
-    /// `"origin"`: `"file"`, with `"file"` and `"line"`, or `"store"`.
-    #[serde(flatten)]
-    pub origin: Origin,
 }
 
 impl From<&Counters> for Traffic {

@@ -16,6 +16,8 @@ use crate::store::{RouteId, RouteKeys};
 #[derive(Debug, Default)]
 pub(super) struct Index {
     allow_default_route: bool,
+    /// Connections may have learned routes.
+    learns: bool,
     vpc: Vec<IpNet>,
     /// By name.
     connections: Vec<IndexedConnection>,
@@ -75,6 +77,7 @@ impl Index {
         });
         let mut index = Self {
             allow_default_route: config.gateway.allow_default_route,
+            learns: config.learn.is_some(),
             vpc: config.vpc.iter().flat_map(|vpc| vpc.cidrs.iter().copied()).collect(),
             connections: connections.collect(),
             by_name: config.connections.keys().cloned().zip(0..).collect(),
@@ -128,7 +131,7 @@ impl Index {
         let destination = *destination;
         let id = *self.by_name.get(next_hop)?;
         let is_new = !self.routes.contains_key(&(destination, id));
-        let may_be = destination.prefix_len() != 0 || self.allow_default_route;
+        let may_be = destination.prefix_len() != 0 || self.allow_default_route && !self.learns;
         if !is_new || !may_be || self.meets_others(destination, id) {
             return None;
         }
@@ -144,7 +147,8 @@ impl Index {
             return None;
         }
         let connection = &self.connections[id as usize];
-        let warning = (connection.routes == 1).then(|| unrouted(&connection.name, connection.first_remote));
+        let warning =
+            (connection.routes == 1 && !self.learns).then(|| unrouted(&connection.name, connection.first_remote));
         Some(warning.iter().map(Problem::sentence).collect())
     }
 

@@ -312,7 +312,7 @@ impl InForce {
             ObjectId::Route(_) => Origin::Store,
         };
         match origin {
-            Origin::Store => Ok(()),
+            Origin::Store | Origin::Learned => Ok(()),
             origin @ Origin::File { .. } => Err(ProposeError::DefinedInFile { id: id.clone(), origin }),
         }
     }

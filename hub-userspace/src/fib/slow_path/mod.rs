@@ -69,9 +69,11 @@ pub fn entries_of(
     table: u32,
     action: impl Fn(&Arc<Members>) -> Option<Arc<RouteAction>>,
 ) -> [KernelRoute; ENTRIES] {
-    let Some(Target::Connections(members)) = rib.target(destination) else {
-        return entries(destination, table, [None; ENTRIES]);
-    };
+    let none = || entries(destination, table, [None; ENTRIES]);
+    let Some(Target::Connections(members)) = rib.target(destination) else { return none() };
+    if has_route_of_daemon(destination, rib, config) {
+        return none();
+    }
     let action = action(&members);
     let published_to = rib.is_published(destination).then(|| publish_table(config));
     // The backstop always exists: when an interface is removed, the kernel drops its routes before we get the event.
@@ -85,6 +87,17 @@ pub fn entries_of(
             action.as_ref().filter(|_| published_to == Some(table)),
         ],
     )
+}
+
+/// Whether the kernel uses the routing daemon's own route. Another one beside it, of whatever metric, would make FRR
+/// withdraw its own, because zebra prefers any route that it finds in its table.
+fn has_route_of_daemon(destination: IpNet, rib: &Rib, config: &Config) -> bool {
+    learns_from_main(config) && rib.is_learned(destination)
+}
+
+/// Whether the followed table is the one that the kernel looks up first.
+pub fn learns_from_main(config: &Config) -> bool {
+    config.learn.as_ref().is_some_and(|learn| learn.table == MAIN_TABLE)
 }
 
 /// The table for published routes.

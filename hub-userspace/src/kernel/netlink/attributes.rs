@@ -24,3 +24,8 @@ pub fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
 pub fn number16(bytes: &[u8], at: usize) -> Option<u16> {
     bytes.get(at..at + 2)?.try_into().map(u16::from_ne_bytes).ok()
 }
+
+/// A number in host byte order.
+pub fn number32(bytes: &[u8], at: usize) -> Option<u32> {
+    bytes.get(at..at + 4)?.try_into().map(u32::from_ne_bytes).ok()
+}

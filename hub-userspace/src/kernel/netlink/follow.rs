@@ -14,16 +14,15 @@ use rtnetlink::{
         neighbour::NeighbourMessage,
         route::{RouteAttribute, RouteMessage},
     },
-    sys::{AsyncSocket as _, Socket},
+    sys::AsyncSocket as _,
 };
-use socket2::{SockFilter, SockRef};
 use tokio::{
     task::{JoinError, JoinHandle, JoinSet, yield_now},
     time::{Instant, sleep_until},
 };
 
 use super::{
-    INTERNAL_PROTOCOL, MAIN_TABLE, PROTOCOL,
+    MAIN_TABLE,
     socket::{self, Requests},
     state::{Changes, HostState},
 };
@@ -190,7 +189,7 @@ impl Events {
         let (mut connection, _, incoming) = new_multicast_connection(&GROUPS)?;
         let socket = connection.socket_mut().socket_ref();
         socket::enlarge_receive_buffer(socket)?;
-        skip_uninteresting_routes(socket)?;
+        socket::only_foreign_routes(socket, MAIN_TABLE)?;
         let incoming = incoming.map(|(event, _sender)| event).boxed();
         Ok(Self { incoming, task: tokio::spawn(connection) })
     }
@@ -204,37 +203,6 @@ impl Events {
     fn next_now(&mut self) -> Poll<Option<NetlinkEvent>> {
         self.incoming.next().now_or_never().map_or(Poll::Pending, Poll::Ready)
     }
-}
-
-/// Makes the kernel filter out events of our own routes and of routes outside the main table. We publish 100,000 routes
-/// at a time, and each would return as an event.
-///
-/// A classic BPF program on `struct nlmsghdr` (16 bytes) and the following `struct rtmsg`; loads convert from network
-/// byte order. The kernel runs it as `sk_filter` in `do_one_broadcast`, `net/netlink/af_netlink.c`.
-fn skip_uninteresting_routes(socket: &Socket) -> io::Result<()> {
-    const LOAD_HALF: u16 = 0x28;
-    const LOAD_BYTE: u16 = 0x30;
-    const JUMP_EQUAL: u16 = 0x15;
-    const RETURN: u16 = 0x06;
-    const MESSAGE_TYPE: u32 = 4;
-    const ROUTE_TABLE: u32 = 16 + 4;
-    const ROUTE_PROTOCOL: u32 = 16 + 5;
-    const RTM_NEWROUTE: u16 = 24;
-    const RTM_DELROUTE: u16 = 25;
-    // (operation, jump if equal, jump if not, operand); jumps count from the next instruction.
-    let program = [
-        SockFilter::new(LOAD_HALF, 0, 0, MESSAGE_TYPE),
-        SockFilter::new(JUMP_EQUAL, 1, 0, RTM_NEWROUTE.to_be().into()),
-        SockFilter::new(JUMP_EQUAL, 0, 5, RTM_DELROUTE.to_be().into()),
-        SockFilter::new(LOAD_BYTE, 0, 0, ROUTE_TABLE),
-        SockFilter::new(JUMP_EQUAL, 0, 4, MAIN_TABLE),
-        SockFilter::new(LOAD_BYTE, 0, 0, ROUTE_PROTOCOL),
-        SockFilter::new(JUMP_EQUAL, 2, 0, PROTOCOL.into()),
-        SockFilter::new(JUMP_EQUAL, 1, 0, INTERNAL_PROTOCOL.into()),
-        SockFilter::new(RETURN, 0, 0, u32::MAX),
-        SockFilter::new(RETURN, 0, 0, 0),
-    ];
-    SockRef::from(socket).attach_filter(&program)
 }
 
 async fn read_host(mut requests: Requests) -> Result<Reading> {

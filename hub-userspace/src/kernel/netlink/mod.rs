@@ -3,6 +3,7 @@
 //! Components that share only the socket code:
 //!
 //! * [`HostFollower`] keeps a [`HostState`] current: links, addresses, neighbours, gateways.
+//! * [`RouteFollower`] follows the routes of a routing daemon in one table.
 //! * [`Reconciler`] makes the kernel's routes and neighbours match the desired state. All of ours carry [`PROTOCOL`] or
 //!   [`INTERNAL_PROTOCOL`], so that a later agent finds the leftovers of a killed one, and objects of others are never
 //!   touched.
@@ -13,6 +14,7 @@
 //! | `state` | [`HostState`] and its update by events (pure) |
 //! | `query` | queries of a [`HostState`] |
 //! | `follow` | [`HostFollower`] |
+//! | `learn` | [`RouteFollower`]: its messages and its table (pure), and its task |
 //! | `plan` | desired objects, and the difference between desired and existing neighbours (pure) |
 //! | `route_state` | desired and existing routes, and the resulting writes (pure) |
 //! | `attributes` | attributes of messages that this project parses itself (pure) |
@@ -27,6 +29,7 @@ pub mod attributes;
 mod follow;
 mod group;
 mod interfaces;
+mod learn;
 mod nft;
 mod plan;
 mod query;
@@ -40,6 +43,7 @@ mod wire;
 pub use follow::HostFollower;
 pub use group::{SITES_GROUP, put_into_group, take_out_of_group};
 pub use interfaces::{Interfaces, Problems, XfrmLink, XfrmLinks, remove_interfaces};
+pub use learn::{FollowedTable, KernelHop, KernelHops, RouteFollower, TableChanges};
 pub use nft::{Counter, Guard, GuardCounters, GuardError, GuardService, Ruleset};
 pub use plan::{Family, KernelNeighbour, KernelNextHop, RouteAction, RouteKey};
 pub use reconciler::{ReconcileFailure, ReconcileReport, Reconciler};

@@ -77,7 +77,7 @@ impl Family {
 type SampleWriter = fn(&Scrape, &mut Samples<'_>) -> fmt::Result;
 
 /// All families, in the order of the text.
-pub static FAMILIES: [Family; 38] = [
+pub static FAMILIES: [Family; 39] = [
     Family {
         kind: Kind::Info,
         ..Family::gauge("vpnhub_build", "Version of the agent.", |_, out| {
@@ -180,6 +180,16 @@ pub static FAMILIES: [Family; 38] = [
         scrape.routes.iter().try_for_each(|(origin, count)| out.gauge(&[("origin", origin)], *count as u64))
     })
     .by(&["origin"]),
+    Family::gauge(
+        "vpnhub_learned_routes_refused",
+        "Number of the connection's learned routes that a rule or the quota refuses now.",
+        |scrape, out| {
+            each(scrape, |found| {
+                found.refused_routes.iter().try_for_each(|count| out.gauge(&found.label(), *count as u64))
+            })
+        },
+    )
+    .of_connection(),
     Family::gauge("vpnhub_ike_up", "1 if the connection's IKE SA is established.", |scrape, out| {
         each(scrape, |found| found.ike.iter().try_for_each(|ike| out.gauge(&found.label(), ike.is_up.into())))
     })

@@ -51,6 +51,8 @@ pub struct ConnectionScrape {
     pub ike: Option<IkeScrape>,
     /// `None` without a health check.
     pub health: Option<HealthScrape>,
+    /// Number of refused learned routes; `None` without `[learn]`.
+    pub refused_routes: Option<usize>,
 }
 
 #[derive(Debug, Clone, Copy)]

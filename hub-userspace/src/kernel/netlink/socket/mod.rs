@@ -1,5 +1,8 @@
 //! Netlink sockets: dumps, batches of changes, and strict parsing of the kernel's answers.
 
+mod filter;
+mod raw;
+
 use std::{fmt, future::poll_fn, io, iter, time::Duration};
 
 use rtnetlink::{
@@ -12,6 +15,11 @@ use rtnetlink::{
 };
 use rustix::{io::Errno, net::sockopt};
 use tokio::{task::yield_now, time::timeout};
+
+pub(super) use self::{
+    filter::only_foreign_routes,
+    raw::{RawMessage, raw_messages},
+};
 
 /// Requested receive buffer in bytes. Answers and events that do not fit are lost and reported as `ENOBUFS`; the
 /// default of 208 KiB holds a few hundred.
@@ -205,10 +213,7 @@ impl Requests {
                     _ => continue,
                 };
                 self.unfinished = None;
-                // No such table, or a family that is disabled on the host ("ipv6.disable=1"): no objects.
-                let empty = [Errno::NOENT, Errno::AFNOSUPPORT].iter().any(|errno| refusal.is(*errno));
-                let end = refusal.errno == 0 || empty;
-                return if end { Ok(whole) } else { Err(NetlinkError::Refused { what, refusal }) };
+                return if is_end(&refusal) { Ok(whole) } else { Err(NetlinkError::Refused { what, refusal }) };
             }
             yield_now().await;
         }
@@ -326,6 +331,12 @@ impl Requests {
             }
         }
     }
+}
+
+/// Whether a dump ends without an error. No such table, or a family that is disabled on the host ("ipv6.disable=1"), has
+/// no objects.
+fn is_end(refusal: &Refusal) -> bool {
+    refusal.errno == 0 || [Errno::NOENT, Errno::AFNOSUPPORT].iter().any(|errno| refusal.is(*errno))
 }
 
 async fn within<T>(what: &'static str, answer: impl Future<Output = io::Result<T>>) -> Result<T, NetlinkError> {

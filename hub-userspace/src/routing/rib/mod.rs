@@ -46,6 +46,8 @@ pub enum Target {
 #[derive(Debug, Clone, Default)]
 pub struct Rib {
     routes: JointPrefixMap<IpNet, Routed>,
+    /// Members of learned routes, in use where a destination has no configured route.
+    learned: HashMap<IpNet, Members>,
     /// The hub's own addresses and the VPC's prefixes.
     own: BTreeMap<IpNet, Target>,
     groups: Groups,
@@ -55,12 +57,13 @@ pub struct Rib {
     predecessors: HashMap<Arc<Members>, Arc<Members>>,
 }
 
-/// The configured routes of a destination.
+/// The routes of a destination: the configured ones, otherwise the learned ones.
 #[derive(Debug, Clone)]
 struct Routed {
     members: Arc<Members>,
     /// How many of its routes are published.
     published: usize,
+    is_learned: bool,
 }
 
 impl Rib {
@@ -110,6 +113,63 @@ impl Rib {
     /// Whether a route to the destination is published.
     pub fn is_published(&self, destination: IpNet) -> bool {
         self.routes.get(&destination).is_some_and(|routed| routed.published > 0)
+    }
+
+    /// Whether the destination's routes are learned.
+    pub fn is_learned(&self, destination: IpNet) -> bool {
+        self.routes.get(&destination).is_some_and(|routed| routed.is_learned)
+    }
+
+    /// The learned routes that carry traffic, by destination.
+    pub fn learned(&self) -> Vec<(IpNet, &Members)> {
+        let in_force = self.learned.iter().filter(|(destination, _)| self.is_learned(**destination));
+        let mut learned: Vec<_> = in_force.map(|(destination, members)| (*destination, members)).collect();
+        learned.sort_unstable_by_key(|(destination, _)| *destination);
+        learned
+    }
+
+    /// Number of next hops of all learned routes that carry traffic.
+    pub fn learned_count(&self) -> usize {
+        self.learned.values().map(Members::len).sum()
+    }
+
+    /// The longest prefix with configured routes that contains this one or equals it, and its members.
+    pub fn configured_around(&self, prefix: IpNet) -> Option<(IpNet, &Arc<Members>)> {
+        let around = self.routes.cover(&prefix).filter(|(_, routed)| !routed.is_learned);
+        around.last().map(|(prefix, routed)| (prefix, &routed.members))
+    }
+
+    /// Sets the members of a destination's learned routes; empty for none. Configured routes of the destination come
+    /// first.
+    pub fn set_learned(&mut self, destination: IpNet, members: Members) {
+        let old = self.routes.get(&destination);
+        if old.is_some_and(|old| old.is_learned && *old.members == members) {
+            return;
+        }
+        let is_configured = old.is_some_and(|old| !old.is_learned);
+        match members.is_empty() {
+            true => _ = self.learned.remove(&destination),
+            false => _ = self.learned.insert(destination, members),
+        }
+        if !is_configured && (old.is_some() || self.learned.contains_key(&destination)) {
+            self.alter(destination, |_, _| ());
+        }
+    }
+
+    /// Takes these connections out of all learned routes. Returns the members before, for [`Self::set_learned`].
+    pub fn take_out_of_learned(&mut self, connections: &BTreeSet<String>) -> Vec<(IpNet, Members)> {
+        let concerned = |members: &Members| connections.iter().any(|name| members.contains_key(name));
+        let before: Vec<(IpNet, Members)> = self
+            .learned
+            .iter()
+            .filter(|(_, members)| concerned(members))
+            .map(|(destination, members)| (*destination, members.clone()))
+            .collect();
+        for (destination, members) in &before {
+            let others = members.iter().filter(|(name, _)| !connections.contains(*name));
+            self.set_learned(*destination, others.map(|(name, weight)| (name.clone(), *weight)).collect());
+        }
+        before
     }
 
     /// The distinct sets of members.
@@ -212,9 +272,15 @@ impl Rib {
     fn alter(&mut self, destination: IpNet, change: impl FnOnce(&mut Members, &mut usize)) {
         let before = self.touch(destination);
         let old = self.routes.remove(&destination);
+        let configured = old.as_ref().filter(|routed| !routed.is_learned);
         let (mut members, mut published) =
-            old.as_ref().map_or_else(Default::default, |routed| (Members::clone(&routed.members), routed.published));
+            configured.map_or_else(Default::default, |routed| (Members::clone(&routed.members), routed.published));
         change(&mut members, &mut published);
+        let learned = if members.is_empty() { self.learned.get(&destination) } else { None };
+        let is_learned = learned.is_some();
+        if let Some(learned) = learned {
+            members.clone_from(learned);
+        }
         if let Some(old) = old.filter(|old| *old.members != members) {
             self.groups.leave(&old.members, destination);
         }
@@ -223,7 +289,7 @@ impl Rib {
             if let Some(before) = before.filter(|before| *before != members) {
                 self.predecessors.entry(Arc::clone(&members)).or_insert(before);
             }
-            self.routes.insert(destination, Routed { members, published });
+            self.routes.insert(destination, Routed { members, published, is_learned });
         }
     }
 
@@ -314,83 +380,4 @@ pub fn share(rib: &Rib, destination: IpNet, next_hop: &str, states: &States) -> 
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn standby_carries_traffic_when_no_active_member_is_up() {
-        let members: BTreeMap<String, u8> =
-            [("a", 100), ("b", 50), ("s", 0), ("t", 0)].map(|(n, w)| (n.into(), w)).into();
-        let table: [(&str, &[(&str, u32)]); 6] = [
-            ("a b s t", &[("a", 100), ("b", 50)]),
-            ("b s", &[("b", 50)]),
-            ("s t", &[("s", 1), ("t", 1)]),
-            ("t", &[("t", 1)]),
-            ("", &[("a", 100), ("b", 50)]),
-            ("a", &[("a", 100)]),
-        ];
-        for (up, expected) in table {
-            let states: States = members
-                .keys()
-                .map(|name| (name.clone(), if up.contains(name.as_str()) { State::Up } else { State::Down }))
-                .collect();
-            assert_eq!(active(&members, &states), expected, "up: {up:?}");
-        }
-    }
-
-    #[test]
-    fn held_down_member_carries_traffic_only_as_last_resort() {
-        let members = BTreeMap::from([("a".to_owned(), 100), ("b".to_owned(), 100), ("s".to_owned(), 0)]);
-        let states = |b, s| States::from([("a".to_owned(), State::Down), ("b".to_owned(), b), ("s".to_owned(), s)]);
-        assert_eq!(active(&members, &states(State::HoldDown, State::Up)), [("s", 1)]);
-        assert_eq!(active(&members, &states(State::HoldDown, State::Down)), [("b", 100)]);
-        assert_eq!(active(&members, &states(State::Down, State::HoldDown)), [("s", 1)]);
-    }
-
-    #[test]
-    fn lone_standby_when_down_still_gets_traffic() {
-        let members = BTreeMap::from([("s".to_owned(), 0)]);
-        assert_eq!(active(&members, &States::from([("s".to_owned(), State::Down)])), [("s", 1)]);
-    }
-
-    #[test]
-    fn drained_connection_carries_nothing_while_another_is_up() {
-        let members = BTreeMap::from([("a".to_owned(), 100), ("b".to_owned(), 1)]);
-        let states = States::from([("a".to_owned(), State::AdminDown), ("b".to_owned(), State::Up)]);
-        assert_eq!(active(&members, &states), [("b", 1)]);
-    }
-
-    #[test]
-    fn change_of_one_connection_affects_its_groups_only() {
-        let destination = |number: u8| IpNet::new_assert([10, number, 0, 0].into(), 16);
-        let route = |number, next_hop: &str| Route {
-            destination: destination(number),
-            next_hop: next_hop.to_owned(),
-            weight: 100,
-            publish: false,
-        };
-        let mut rib = Rib::default();
-        let routes =
-            (0..100).flat_map(|site| [route(site, &format!("c{site}")), route(100 + site, &format!("c{site}"))]);
-        let added = routes.chain([route(200, "c7"), route(200, "c8")]).collect();
-        rib.change(&Routes { added, ..Routes::default() });
-        rib.take_changed();
-        let of = |rib: &Rib, names: &[&str], destinations| {
-            let names = Affected::Some(names.iter().map(|name| (*name).to_owned()).collect());
-            let AffectedGroups::Some { connections, groups, gone } = rib.affected_groups(&names, destinations) else {
-                panic!("all groups are affected");
-            };
-            let names = |groups: BTreeSet<Arc<Members>>| -> Vec<String> {
-                groups.iter().map(|members| members.keys().cloned().collect::<Vec<_>>().join("+")).collect()
-            };
-            (connections.into_iter().collect::<Vec<_>>().join(" "), names(groups), names(gone))
-        };
-        assert_eq!(of(&rib, &["c5"], true), ("c5".into(), vec!["c5".into()], vec![]));
-        assert_eq!(of(&rib, &["c7"], true), ("c7".into(), vec!["c7".into(), "c7+c8".into()], vec![]));
-        // A group without destinations is gone; its members may have lost their last route.
-        rib.change(&Routes { removed: vec![route(200, "c8")], ..Routes::default() });
-        let groups = vec!["c7".into(), "c8".into()];
-        assert_eq!(of(&rib, &[], true), ("c7 c8".into(), groups, vec!["c7+c8".into()]));
-        assert_eq!(of(&rib, &[], false), (String::new(), vec![], vec![]));
-    }
-}
+mod tests;
