@@ -52,7 +52,7 @@ impl<'a> Warnings<'a> {
             );
             (warning::SHARED_FLOWS, text)
         });
-        let learned = self.world.learned_warnings(name);
+        let learned = self.world.learned_warnings(name).into_iter().map(|text| (warning::LEARNED_REFUSED, text));
         sources.chain(bridge).chain(offload).chain(shared).chain(learned).collect()
     }
 

@@ -67,6 +67,7 @@ pub enum Code {
     HealthCheckFailed,
     HoldDown,
     InterfaceDown,
+    LearnedRefused,
     NoHubAddress,
     ProbesLost,
     RoutesCarriedByOthers,

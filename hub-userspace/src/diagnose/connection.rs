@@ -8,7 +8,7 @@ use super::remedy;
 use crate::{
     api_types::{
         diagnose::{Area, Code, Finding, Severity},
-        status::{ConnectionStatus, FullStatus, Health, IpsecStatus, RouteStatus, warning},
+        status::{ConnectionStatus, FullStatus, Health, IpsecStatus, LearnedStatus, RouteStatus, warning},
     },
     connection::state::State,
 };
@@ -24,6 +24,7 @@ pub fn judge(status: &FullStatus, only: Option<&str>) -> Vec<Finding> {
     for connection in status.connections.iter().filter(|one| only.is_none_or(|name| one.name == name)) {
         let mut found = of_state(connection);
         found.extend(routes.judge(connection));
+        found.extend(learned_quota(connection));
         // The other conditions matter while it carries traffic.
         if connection.state != State::AdminDown {
             found.extend(connection.ipsec.iter().flat_map(|ipsec| selectors(connection, ipsec)));
@@ -139,6 +140,7 @@ fn warnings(connection: &ConnectionStatus) -> impl Iterator<Item = Finding> {
         warning::NO_HUB_ADDRESS => Code::NoHubAddress,
         warning::BRIDGE_PORT => Code::BridgePort,
         warning::SENDER_CHECKSUM => Code::SenderChecksum,
+        warning::LEARNED_REFUSED => Code::LearnedRefused,
         warning::SHARED_FLOWS => Code::SharedFlows,
         _ => Code::ConnectionWarning,
     });
@@ -149,9 +151,20 @@ fn warnings(connection: &ConnectionStatus) -> impl Iterator<Item = Finding> {
             Code::SenderChecksum => {
                 "`ethtool -K PEER tx off` at the other end if it is on this host, or start the agent with `--attach tc`"
             }
+            Code::LearnedRefused => "filter them at the routing daemon; `vpnhub route list --learned` shows the others",
             _ => "docs/operations.md explains the warnings of `vpnhub status`",
         };
         remedy::finding(Severity::Warning, Area::Connection, &connection.name, code, text, otherwise)
+    })
+}
+
+/// More than four fifths of the quota are in use. What is beyond it is refused, and a warning of the status.
+fn learned_quota(connection: &ConnectionStatus) -> Option<Finding> {
+    let LearnedStatus { routes, limit, .. } = connection.learned.as_ref()?;
+    (routes * 5 > limit * 4).then(|| {
+        let message = format!("{routes} of {limit} learned routes are in use");
+        let action = "raise [learn] max_per_connection before more are needed";
+        Finding::warning(Area::Connection, &connection.name, Code::Quota, message, action)
     })
 }
 

@@ -6,5 +6,7 @@ pub const NO_HUB_ADDRESS: &str = "no_hub_address";
 pub const BRIDGE_PORT: &str = "bridge_port";
 /// Packets of local senders are forwarded without a checksum.
 pub const SENDER_CHECKSUM: &str = "sender_checksum";
+/// Learned routes are refused.
+pub const LEARNED_REFUSED: &str = "learned_refused";
 /// Flows are shared with another customer gateway.
 pub const SHARED_FLOWS: &str = "shared_flows";

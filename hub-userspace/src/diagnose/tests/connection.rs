@@ -129,20 +129,31 @@ fn narrowed_selectors_are_warnings_with_reason_and_remedy() {
 #[test]
 fn warnings_of_the_status_have_codes() {
     let diagnosis = with(1, |connection| {
-        connection["warnings"] = json!(["one", "two; give each its own", "three", "four", "five", "six"]);
+        connection["warnings"] = json!(["one", "two; give each its own", "three", "four", "five", "six", "seven"]);
         connection["warning_codes"] =
-            json!(["no_hub_address", "shared_flows", "bridge_port", "sender_checksum", "of a later version"]);
+            json!(["no_hub_address", "shared_flows", "bridge_port", "sender_checksum", "learned_refused", "later"]);
     });
     let expected = [
         "warning no_hub_address b",
         "warning shared_flows b",
         "warning bridge_port b",
         "warning sender_checksum b",
+        "warning learned_refused b",
         "warning connection_warning b",
         "warning connection_warning b",
     ];
     assert_eq!(faults(&diagnosis), expected);
     assert_eq!(only(&diagnosis, "shared_flows").action.as_deref(), Some("give each its own"));
+}
+
+#[test]
+fn quota_of_learned_routes_is_nearly_full() {
+    let learned = |routes: usize| {
+        with(0, |connection| connection["learned"] = json!({ "routes": routes, "limit": 50, "refused": {} }))
+    };
+    assert_eq!(faults(&learned(40)), <[&str; 0]>::default());
+    assert_eq!(faults(&learned(41)), ["warning quota a"]);
+    assert_eq!(only(&learned(50), "quota").message, "50 of 50 learned routes are in use");
 }
 
 #[test]
