@@ -11,6 +11,7 @@ use anyhow::{Context as _, Result};
 
 use super::{
     guest::{Guest, Machine, RESULT, quoted},
+    kernel::METAPACKAGE,
     prepare,
 };
 use crate::{build, process};
@@ -24,7 +25,7 @@ const MODULES: &str = "modprobe -a aesni_intel esp4 esp6 xfrm_interface";
 
 /// Builds, and runs a verb of vpnhub-bench in the guest.
 pub fn bench(verb: &str, args: &[OsString]) -> Result<ExitCode> {
-    let (kernel, busybox) = prepare()?;
+    let (kernel, busybox) = prepare(METAPACKAGE)?;
     let built = build::run(&build::Args {})?;
     if built != ExitCode::SUCCESS {
         return Ok(built);

@@ -13,8 +13,9 @@ use crate::{
     setup::apt,
 };
 
-/// The package that depends on the distribution's current kernel.
-const METAPACKAGE: &str = "linux-image-amd64";
+/// The package that depends on the distribution's current kernel. Others depend on the current one of a later version, such
+/// as `linux-image-6.12-amd64` on Debian 12.
+pub const METAPACKAGE: &str = "linux-image-amd64";
 
 /// Modules that the guest's first process loads for its root directory.
 const FIRST_MODULES: [&str; 4] = ["virtio_pci", "9p", "9pnet_virtio", "overlay"];
@@ -27,15 +28,17 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    /// The distribution's current one; fetched (70 MB) and unpacked the first time.
-    pub fn ensure(cache: &Path) -> Result<Self> {
+    /// The one that a metapackage depends on; fetched (70 to 110 MB) and unpacked the first time.
+    pub fn ensure(cache: &Path, metapackage: &str) -> Result<Self> {
         let cache = cache.join("vm");
         fs::create_dir_all(&cache).with_context(|| format!("creating {}", cache.display()))?;
-        let package = if let Some(package) = current() {
+        let package = if let Some(package) = current(metapackage) {
             package
         } else {
             apt::update()?;
-            current().with_context(|| format!("apt does not know {METAPACKAGE}: a Debian host is needed"))?
+            current(metapackage).with_context(|| {
+                format!("apt knows no package {metapackage} that depends on a kernel: Debian 12 has {METAPACKAGE}")
+            })?
         };
         let dir = cache.join(&package);
         if !dir.exists() {
@@ -74,8 +77,8 @@ impl Kernel {
 }
 
 /// The package's name, if apt knows it: `linux-image-6.1.0-56-amd64`.
-fn current() -> Option<String> {
-    let said = process::capture(Command::new("apt-cache").env("LC_ALL", "C").args(["depends", METAPACKAGE]))?;
+fn current(metapackage: &str) -> Option<String> {
+    let said = process::capture(Command::new("apt-cache").env("LC_ALL", "C").args(["depends", metapackage]))?;
     said.lines()
         .find_map(|line| line.trim().strip_prefix("Depends: linux-image-"))
         .map(|rest| format!("linux-image-{rest}"))
@@ -85,7 +88,7 @@ fn current() -> Option<String> {
 fn fetch(package: &str, dir: &Path, cache: &Path) -> Result<()> {
     // An earlier kernel stays, should this one not do.
     let unpacked = cache.join("unindexed");
-    apt::unpack(&format!("fetching {package} (70 MB)"), &[package], &unpacked, &cache.join("unpacking"))?;
+    apt::unpack(&format!("fetching {package} (70 to 110 MB)"), &[package], &unpacked, &cache.join("unpacking"))?;
     let release = package.trim_start_matches("linux-image-");
     let index = Step { title: "indexing its modules", log: "kernel", limit: None, quiet: false };
     index.run(Command::new("depmod").arg("-b").arg(&unpacked).arg(release))?;

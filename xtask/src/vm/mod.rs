@@ -16,7 +16,7 @@ use crate::{
     test,
 };
 use guest::{Guest, Machine, quoted};
-use kernel::Kernel;
+use kernel::{Kernel, METAPACKAGE};
 
 pub use bench::bench;
 
@@ -54,6 +54,9 @@ pub struct Args {
     /// One CPU whose clock counts instructions, one a nanosecond: times are repeatable to 0.1 %
     #[arg(long)]
     count_instructions: bool,
+    /// Package that depends on the kernel to boot, such as linux-image-6.12-amd64
+    #[arg(long, value_name = "PACKAGE", default_value = METAPACKAGE)]
+    kernel: String,
 }
 
 /// Runs the tests that need ESP and xfrm interfaces, WireGuard and GRE in the kernel, or Debian 12's kernel, in a
@@ -69,6 +72,9 @@ pub struct TestArgs {
     /// Limit in seconds, after which the guest is ended
     #[arg(long, default_value_t = 1500)]
     limit: u64,
+    /// Package that depends on the kernel to boot, such as linux-image-6.12-amd64
+    #[arg(long, value_name = "PACKAGE", default_value = METAPACKAGE)]
+    kernel: String,
 }
 
 /// A test program, its default arguments, and its look-up.
@@ -87,7 +93,7 @@ const SUITES: [(&str, &str, &str); 9] = [
 ];
 
 pub fn run(args: &Args) -> Result<ExitCode> {
-    let (kernel, busybox) = prepare()?;
+    let (kernel, busybox) = prepare(&args.kernel)?;
     let words: Vec<String> = args.command.iter().map(|word| quoted(Path::new(word))).collect::<Result<_>>()?;
     let machine = if args.count_instructions { Machine::Counting } else { Machine::Fast };
     boot(&kernel, &busybox, machine, &words.join(" "), args.limit)
@@ -96,7 +102,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
 pub fn test(args: &TestArgs) -> Result<ExitCode> {
     setup::strongswan()?;
     setup::bird()?;
-    let (kernel, busybox) = prepare()?;
+    let (kernel, busybox) = prepare(&args.kernel)?;
     let built = build::run(&build::Args {})?;
     if built != ExitCode::SUCCESS {
         return Ok(built);
@@ -113,7 +119,7 @@ pub fn test(args: &TestArgs) -> Result<ExitCode> {
 }
 
 /// The parts of the virtual machine, installed and downloaded if missing.
-fn prepare() -> Result<(Kernel, PathBuf)> {
+fn prepare(metapackage: &str) -> Result<(Kernel, PathBuf)> {
     if !cfg!(target_arch = "x86_64") {
         bail!("the virtual machine supports x86-64 hosts only");
     }
@@ -122,7 +128,7 @@ fn prepare() -> Result<(Kernel, PathBuf)> {
     }
     let cache = setup::commands(&COMMANDS)?;
     let busybox = setup::static_busybox()?;
-    Ok((Kernel::ensure(&cache)?, busybox))
+    Ok((Kernel::ensure(&cache, metapackage)?, busybox))
 }
 
 fn boot(kernel: &Kernel, busybox: &Path, machine: Machine, script: &str, limit: u64) -> Result<ExitCode> {
