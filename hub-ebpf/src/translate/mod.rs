@@ -181,18 +181,14 @@ pub fn any<F: Frame>(frame: &mut F, offset: u32, packet: u32, tables: u32, chang
     }
     // Two bytes: from a check for one, the verifier learns nothing.
     let Some([kind, _]) = frame.copy(at) else { return };
-    let is_error = match (is_v6, kind) {
-        // RFC 4443 section 2.1.
-        (true, 0..128) => true,
-        // Destination unreachable, source quench, redirect, time exceeded, parameter problem (RFC 792).
-        (false, 3 | 4 | 5 | 11 | 12) => true,
-        _ => false,
-    };
+    // RFC 4443 section 2.1. IPv4: destination unreachable, source quench, redirect, time exceeded, parameter problem (RFC
+    // 792).
+    let is_error = matches!((is_v6, kind), (true, 0..128) | (false, 3 | 4 | 5 | 11 | 12));
     if !is_error {
         return;
     }
     let bits = packet & V6_BIT;
-    for (table, bits) in [(tables & (1 << TABLE_SHIFT) - 1, bits), (tables >> TABLE_SHIFT, bits | TO_SITE_BIT)] {
+    for (table, bits) in [(tables & ((1 << TABLE_SHIFT) - 1), bits), (tables >> TABLE_SHIFT, bits | TO_SITE_BIT)] {
         if table != 0 {
             frame.translate_inner(at as u32, end as u32 | bits, table);
         }
