@@ -176,7 +176,6 @@ impl IngressLayout {
         self.policies.begin();
         self.limits.begin();
         self.translations.begin();
-        self.translated.clear();
         self.uses.clear();
     }
 

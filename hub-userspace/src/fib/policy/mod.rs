@@ -116,6 +116,10 @@ impl<'a> PolicyCompiler<'a> {
         }
         self.vpc()?;
         self.vlans();
+        // Only now: after an error, next hops keep the indices that the maps have.
+        let attachments = self.entries.tables.attachments.iter();
+        let indices = attachments.map(|(ifindex, attachment)| (*ifindex, attachment.translations));
+        self.layout.translated = indices.filter(|(_, index)| *index != NO_TRANSLATIONS).collect();
         Ok(())
     }
 

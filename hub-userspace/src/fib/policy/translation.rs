@@ -24,7 +24,6 @@ impl PolicyCompiler<'_> {
             return Ok(NO_TRANSLATIONS);
         }
         let index = self.layout.translations.take(translations)?;
-        self.layout.translated.insert(link.index, index);
         self.entries.tables.translations.insert(index, translations);
         Ok(index)
     }
