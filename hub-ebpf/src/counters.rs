@@ -4,7 +4,11 @@ use core::cell::Cell;
 
 use hub_common::{Mark, Reason, maps::VPC};
 
-use crate::{frame::Frame, maps, refusal::Refusal};
+use crate::{
+    frame::{Direction, Frame},
+    maps,
+    refusal::Refusal,
+};
 
 /// The connection that a packet is counted for, and the mark that it gets if it passes to the kernel.
 ///
@@ -156,7 +160,7 @@ pub fn finish<F: Frame>(frame: &mut F, attribution: &Attribution, refusal: &Refu
     if path != 0 {
         frame.set_hash(path);
     }
-    frame.note_passed();
+    frame.note_passed(Direction::Ingress);
     F::PASS
 }
 

@@ -20,7 +20,7 @@ use hub_ebpf::{
     Family,
     counters::{self, Admission, Attribution},
     family::{V4, V6},
-    frame::{Frame, SkbFrame, XdpFrame},
+    frame::{Direction, Frame, SkbFrame, XdpFrame},
     lookup::{ClassTrie, LpmTries, ResolvedPair, Tables},
     nexthop,
     parse::{self, Network, Start},
@@ -62,7 +62,11 @@ pub fn vpnhub_tc_lpm(context: TcContext) -> i32 {
 #[classifier]
 #[inline(always)]
 pub fn vpnhub_egress(context: TcContext) -> i32 {
-    translate::destination(&mut SkbFrame::new(context));
+    let mut frame = SkbFrame::new(context);
+    if !frame.has_passed(Direction::Egress) {
+        translate::destination(&mut frame);
+        frame.note_passed(Direction::Egress);
+    }
     SkbFrame::PASS as i32
 }
 
@@ -75,7 +79,7 @@ pub fn vpnhub_spread(context: XdpContext) -> u32 {
 
 #[inline(always)]
 fn forward<T: Tables<V4> + Tables<V6>, F: Frame>(frame: &mut F) -> u32 {
-    if frame.has_passed() {
+    if frame.has_passed(Direction::Ingress) {
         return F::PASS;
     }
     let Some(attachment) = parse::attachment(frame.interface()) else {

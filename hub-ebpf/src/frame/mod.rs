@@ -10,6 +10,13 @@ use hub_common::maps::NextHop;
 
 pub use self::{skb::SkbFrame, xdp::XdpFrame};
 
+/// Which packets of an interface a TC program gets.
+#[derive(Clone, Copy)]
+pub enum Direction {
+    Ingress,
+    Egress,
+}
+
 /// A frame in a program. A call that takes `&mut self` may move or remove its bytes.
 pub trait Frame {
     /// Return code that passes the packet to the kernel.
@@ -53,12 +60,12 @@ pub trait Frame {
     /// Sets the program's bits of the packet mark.
     fn mark(&mut self, mark: u32);
 
-    /// Whether this agent's TC program has already processed and passed the packet on this interface, which happens
-    /// during a [`HANDOVER`](crate::maps::HANDOVER). True only once.
-    fn has_passed(&mut self) -> bool;
+    /// Whether this agent's TC program of this direction has already processed and passed the packet on this interface,
+    /// which happens during a [`HANDOVER`](crate::maps::HANDOVER). True only once.
+    fn has_passed(&mut self, direction: Direction) -> bool;
 
     /// Leaves a tag in a packet that passes, for [`Frame::has_passed`].
-    fn note_passed(&mut self);
+    fn note_passed(&mut self, direction: Direction);
 
     /// Sets the flow hash (`skb->hash`), by which the kernel chooses among a route's next hops.
     fn set_hash(&mut self, hash: u32);

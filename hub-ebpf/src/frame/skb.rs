@@ -15,7 +15,7 @@ use aya_ebpf::{
 };
 use hub_common::maps::NextHop;
 
-use super::{Covered, Frame, HelperError};
+use super::{Covered, Direction, Frame, HelperError};
 use crate::{
     headers::{Ethernet, Ipv4},
     maps, mss,
@@ -48,6 +48,15 @@ impl SkbFrame {
     #[inline(always)]
     fn skb(&self) -> *mut __sk_buff {
         self.context.as_ptr().cast()
+    }
+
+    /// An interface and a direction.
+    #[inline(always)]
+    fn place(&self, direction: Direction) -> u32 {
+        match direction {
+            Direction::Ingress => self.interface(),
+            Direction::Egress => !self.interface(),
+        }
     }
 }
 
@@ -153,11 +162,11 @@ impl Frame for SkbFrame {
     /// one hook share (`skb->cb`). The kernel overwrites it when it receives the packet. Nobody else knows the number,
     /// and without a hand-over it has no effect.
     #[inline(always)]
-    fn has_passed(&mut self) -> bool {
-        let [tag, more] = maps::handover_tag();
+    fn has_passed(&mut self, direction: Direction) -> bool {
+        let ([tag, more], place) = (maps::handover_tag(), self.place(direction));
         // SAFETY: see `interface`.
         let control = unsafe { &mut (*self.skb()).cb };
-        if control[0] != tag || control[1] != more || control[2] != self.interface() || !maps::is_handing_over() {
+        if control[0] != tag || control[1] != more || control[2] != place || !maps::is_handing_over() {
             return false;
         }
         control[0] = 0;
@@ -165,15 +174,14 @@ impl Frame for SkbFrame {
     }
 
     #[inline(always)]
-    fn note_passed(&mut self) {
+    fn note_passed(&mut self, direction: Direction) {
         if !maps::is_handing_over() {
             return;
         }
-        let [tag, more] = maps::handover_tag();
-        let interface = self.interface();
+        let ([tag, more], place) = (maps::handover_tag(), self.place(direction));
         // SAFETY: see `interface`.
         let control = unsafe { &mut (*self.skb()).cb };
-        (control[0], control[1], control[2]) = (tag, more, interface);
+        (control[0], control[1], control[2]) = (tag, more, place);
     }
 
     #[inline(always)]

@@ -6,7 +6,7 @@ use aya_ebpf::{
 };
 use hub_common::{checksum, maps::NextHop};
 
-use super::{Covered, Frame, HelperError};
+use super::{Covered, Direction, Frame, HelperError};
 use crate::{maps, mss, policy::ports, translate};
 
 /// A frame in an XDP program, native or generic.
@@ -75,12 +75,12 @@ impl Frame for XdpFrame {
     fn mark(&mut self, _mark: u32) {}
 
     #[inline(always)]
-    fn has_passed(&mut self) -> bool {
+    fn has_passed(&mut self, _direction: Direction) -> bool {
         false
     }
 
     #[inline(always)]
-    fn note_passed(&mut self) {}
+    fn note_passed(&mut self, _direction: Direction) {}
 
     #[inline(always)]
     fn set_hash(&mut self, _hash: u32) {}

@@ -11,7 +11,7 @@ use tracing::{error, info};
 use super::effect::Effect;
 use crate::{
     api_types::status,
-    datapath::{AttachMode, Attached},
+    datapath::{AttachMode, Attached, ToAttach},
     kernel::netlink::{HostState, Link},
 };
 
@@ -135,7 +135,7 @@ impl Attachments {
             let used = self.desired.get(&ifindex).copied().unwrap_or_default();
             let (mode, reason) = self.mode_of(link, used, self.xdp_is_useful);
             let translates = used.translates;
-            effects.push(Effect::Attach { name: link.name.clone(), ifindex, mode, reason, translates });
+            effects.push(Effect::Attach(ToAttach { name: link.name.clone(), ifindex, mode, reason, translates }));
         }
         if self.untried.is_empty() {
             effects.push(Effect::Keep(self.desired.keys().copied().collect()));

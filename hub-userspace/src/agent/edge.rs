@@ -20,7 +20,7 @@ use crate::{
     api_types::event::{ConnectionEvent, now},
     config::Config,
     connection::memory::ConnectionMemory,
-    datapath::{AttachMode, Attached},
+    datapath::{Attached, ToAttach},
     fib::{slow_path::KernelRoute, tables::Write},
     health::CheckTarget,
     ipsec::xfrm::translated::TranslatedSources,
@@ -35,15 +35,7 @@ use crate::{
 pub trait Datapath {
     /// Returns the number of entries written, and the error that stopped the write.
     fn write(&mut self, write: &Write) -> (usize, Result<()>);
-    /// `translates`: the interface has translations.
-    fn attach(
-        &mut self,
-        name: &str,
-        ifindex: u32,
-        mode: AttachMode,
-        reason: Option<&'static str>,
-        translates: bool,
-    ) -> Result<Attached>;
+    fn attach(&mut self, interface: &ToAttach) -> Result<Attached>;
     /// Distributes received ESP over the CPUs, on these interfaces only.
     fn spread(&mut self, plan: &SpreadPlan);
     /// Detaches from all other interfaces.
@@ -139,9 +131,9 @@ impl<D: Datapath, K: Kernel, I: Ike> Edge<D, K, I> {
                 (written, result) = self.write(writes);
                 done = Some(written);
             }
-            Effect::Attach { name, ifindex, mode, reason, translates } => {
-                let result = datapath.attach(&name, ifindex, mode, reason, translates);
-                let result = result.map_err(|error| error.to_string());
+            Effect::Attach(interface) => {
+                let result = datapath.attach(&interface).map_err(|error| error.to_string());
+                let ToAttach { name, ifindex, .. } = interface;
                 done = Some(Done::Attached { name, ifindex, result });
             }
             Effect::Keep(interfaces) => {

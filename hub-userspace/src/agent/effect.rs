@@ -9,7 +9,7 @@ use std::{
 use crate::{
     config::Config,
     connection::{memory::ConnectionMemory, state::State},
-    datapath::AttachMode,
+    datapath::ToAttach,
     fib::{slow_path::KernelRoute, tables::Write},
     health::CheckTarget,
     ipsec::xfrm::translated::TranslatedSources,
@@ -46,7 +46,10 @@ pub enum Effect {
     /// Write the nftables table.
     Guard(Arc<Ruleset>),
     /// Apply kernel settings. `audit` also rewrites settings that were applied before.
-    Sysctls { settings: Settings, audit: bool },
+    Sysctls {
+        settings: Settings,
+        audit: bool,
+    },
     /// Have the kernel's IPsec policies accept these translated sources, and no others.
     AcceptTranslated(TranslatedSources),
     /// Distribute received packets of these interfaces over the CPUs, and of no others.
@@ -65,21 +68,20 @@ pub enum Effect {
     Forget(BTreeSet<u32>),
     /// Write the program's maps. Stops at the first error.
     Write(Vec<Write>),
-    Attach {
-        name: String,
-        ifindex: u32,
-        mode: AttachMode,
-        reason: Option<&'static str>,
-        /// The interface has translations.
-        translates: bool,
-    },
+    Attach(ToAttach),
     /// Detach the programs from all other interfaces.
     Keep(BTreeSet<u32>),
     /// Store a connection's state by slot, for the next agent.
-    Remember { connection: String, slot: u32, memory: ConnectionMemory },
+    Remember {
+        connection: String,
+        slot: u32,
+        memory: ConnectionMemory,
+    },
     /// Start a grace period and send [`Event::GraceOver`](super::event::Event::GraceOver) when no packet in flight
     /// uses replaced data. `ids`: the world has IDs that wait for it.
-    AwaitGrace { ids: bool },
+    AwaitGrace {
+        ids: bool,
+    },
     /// Free the memory that waited for the grace period.
     Release,
     /// Notify listeners about a connection.

@@ -22,7 +22,7 @@ use super::{
 use crate::{
     config::Config,
     connection::memory::ConnectionMemory,
-    datapath::{AttachMode, Attached, Dataplane},
+    datapath::{Attached, Dataplane, ToAttach},
     fib::{slow_path::KernelRoute, tables::Write},
     health::{CheckTarget, Prober},
     ipsec::{
@@ -46,15 +46,8 @@ impl Datapath for Dataplane {
         (count, result.map_err(Into::into))
     }
 
-    fn attach(
-        &mut self,
-        name: &str,
-        ifindex: u32,
-        mode: AttachMode,
-        reason: Option<&'static str>,
-        translates: bool,
-    ) -> Result<Attached> {
-        Ok(Dataplane::attach(self, name, ifindex, mode, reason, translates)?)
+    fn attach(&mut self, interface: &ToAttach) -> Result<Attached> {
+        Ok(Dataplane::attach(self, interface)?)
     }
 
     fn spread(&mut self, plan: &SpreadPlan) {

@@ -17,6 +17,7 @@ use super::{
     links::attach_link,
     pins::{AttachmentKind, Pins},
     spread,
+    tc::Direction,
 };
 use crate::config::model::LookupKind;
 
@@ -33,6 +34,18 @@ pub enum AttachMode {
     Generic,
     /// TC only: works on every interface, and forwards GRO packets whole.
     Tc,
+}
+
+/// An interface, and how to attach to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ToAttach {
+    pub name: String,
+    pub ifindex: u32,
+    pub mode: AttachMode,
+    /// Why it is TC only, if the operator did not request that.
+    pub reason: Option<&'static str>,
+    /// The interface has translations.
+    pub translates: bool,
 }
 
 /// How the program is attached to an interface.
@@ -160,24 +173,22 @@ impl Programs {
     }
 
     /// Attaches to an interface, or replaces the programs of an earlier agent. The interface is never without a program
-    /// meanwhile. `reason` explains TC-only mode if the operator did not request it. `translates`: it has translations.
+    /// meanwhile.
     ///
     /// TC first: it processes the packets that XDP passes.
     pub fn attach(
         &mut self,
         pins: &Pins,
         handover: &mut Handover,
-        (interface, ifindex): (&str, u32),
-        mode: AttachMode,
-        reason: Option<&str>,
-        translates: bool,
+        interface: &ToAttach,
     ) -> Result<Attached, DatapathError> {
+        let &ToAttach { ref name, ifindex, mode, reason, translates } = interface;
         let had_tc = pins.has(AttachmentKind::Tcx, ifindex) || pins.has(AttachmentKind::Clsact, ifindex);
-        self.attach_tc(pins, handover, interface, ifindex)?;
+        self.attach_tc(pins, handover, (name, ifindex), Direction::Ingress)?;
         if translates {
-            self.attach_egress(pins, interface, ifindex)?;
-        } else if pins.has(AttachmentKind::Egress, ifindex) {
-            pins.detach(AttachmentKind::Egress, ifindex);
+            self.attach_tc(pins, handover, (name, ifindex), Direction::Egress)?;
+        } else {
+            detach_tc(pins, handover, ifindex, Direction::Egress);
         }
         let why = || Some(reason.unwrap_or("requested by --attach").to_owned());
         let (kind, other, flags) = match mode {
@@ -205,7 +216,7 @@ impl Programs {
             }
             Err(error) => {
                 if !had_tc {
-                    detach(pins, ifindex);
+                    detach(pins, handover, ifindex);
                 }
                 Err(DatapathError::attach(&error))
             }
@@ -219,9 +230,16 @@ impl Programs {
 }
 
 /// Detaches from an interface, which may be gone. XDP first: TC still processes the packets meanwhile.
-pub fn detach(pins: &Pins, ifindex: u32) {
+pub fn detach(pins: &Pins, handover: &Handover, ifindex: u32) {
     detach_xdp(pins, ifindex);
-    for kind in [AttachmentKind::Tcx, AttachmentKind::Clsact, AttachmentKind::Egress] {
+    for direction in Direction::ALL {
+        detach_tc(pins, handover, ifindex, direction);
+    }
+}
+
+fn detach_tc(pins: &Pins, handover: &Handover, ifindex: u32, direction: Direction) {
+    handover.forget(ifindex, direction);
+    for kind in [direction.link(), direction.filter()] {
         if pins.has(kind, ifindex) {
             pins.detach(kind, ifindex);
         }

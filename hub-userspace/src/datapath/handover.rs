@@ -9,7 +9,7 @@
 //! If the agent ends in between, the filters stay, and the next agent continues.
 
 use std::{
-    collections::BTreeSet,
+    collections::BTreeMap,
     io,
     os::fd::{AsFd as _, OwnedFd},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
@@ -22,9 +22,10 @@ use rustix::io::Errno;
 use tracing::{info, warn};
 
 use super::{
-    links::{TCX, TCX_FLAGS, attach_link},
+    links::{TCX_FLAGS, attach_link},
     named_map::Named,
-    pins::{AttachmentKind, Pins},
+    pins::Pins,
+    tc::Direction,
 };
 
 /// Interfaces that get a TCX link at once at a start: together they take a tenth of a second.
@@ -48,8 +49,8 @@ struct Shared {
 
 #[derive(Default)]
 struct Queue {
-    /// Interface indices.
-    waiting: BTreeSet<u32>,
+    /// The programs to attach, by interface index.
+    waiting: BTreeMap<(u32, Direction), OwnedFd>,
     /// The agent is attaching: it would have to wait for the kernel's lock.
     is_attaching: bool,
     has_ended: bool,
@@ -71,14 +72,14 @@ impl Handover {
     }
 
     /// The interface has a filter. The thread starts with the first one.
-    pub fn add(&mut self, ifindex: u32, pins: &Pins, program: OwnedFd) {
+    pub fn add(&mut self, ifindex: u32, direction: Direction, pins: &Pins, program: OwnedFd) {
         let mut queue = self.shared.lock();
         queue.is_attaching = true;
-        queue.waiting.insert(ifindex);
+        queue.waiting.insert((ifindex, direction), program);
         drop(queue);
         if let Some(flag) = self.flag.take() {
             let (shared, pins) = (Arc::clone(&self.shared), pins.unlocked());
-            let work = move || Worker { shared: &shared, flag, pins, program }.run();
+            let work = move || Worker { shared: &shared, flag, pins }.run();
             if let Err(error) = thread::Builder::new().name("tcx".to_owned()).spawn(work) {
                 warn!("filters are not replaced by TCX links: {error}; packets take a little longer");
             }
@@ -93,8 +94,8 @@ impl Handover {
     }
 
     /// The caller detaches from the interface. Waits while its filter is being replaced.
-    pub fn forget(&self, ifindex: u32) {
-        self.shared.lock().waiting.remove(&ifindex);
+    pub fn forget(&self, ifindex: u32, direction: Direction) {
+        self.shared.lock().waiting.remove(&(ifindex, direction));
     }
 }
 
@@ -124,7 +125,6 @@ struct Worker<'a> {
     shared: &'a Shared,
     flag: Named<Array<MapData, u32>>,
     pins: Pins,
-    program: OwnedFd,
 }
 
 impl Worker<'_> {
@@ -160,13 +160,13 @@ impl Worker<'_> {
                 return false;
             }
             let next = if queue.is_attaching { None } else { queue.waiting.pop_first() };
-            let Some(ifindex) = next else {
+            let Some(((ifindex, direction), program)) = next else {
                 if queue.waiting.is_empty() && queue.done > 0 {
-                    info!(interfaces = std::mem::take(&mut queue.done), "TCX links have replaced the filters");
+                    info!(filters = std::mem::take(&mut queue.done), "TCX links have replaced the filters");
                 }
                 return true;
             };
-            match self.replace(ifindex) {
+            match self.replace(ifindex, direction, &program) {
                 Ok(()) => queue.done += 1,
                 // Removed. Its filter has gone with it.
                 Err(error) if Errno::from_io_error(&error) == Some(Errno::NODEV) => {}
@@ -179,9 +179,9 @@ impl Worker<'_> {
         }
     }
 
-    fn replace(&self, ifindex: u32) -> io::Result<()> {
-        attach_link(&self.pins, AttachmentKind::Tcx, ifindex, self.program.as_fd(), TCX, TCX_FLAGS)?;
-        self.pins.detach(AttachmentKind::Clsact, ifindex);
+    fn replace(&self, ifindex: u32, direction: Direction, program: &OwnedFd) -> io::Result<()> {
+        attach_link(&self.pins, direction.link(), ifindex, program.as_fd(), direction.attach_type(), TCX_FLAGS)?;
+        self.pins.detach(direction.filter(), ifindex);
         Ok(())
     }
 }

@@ -14,7 +14,6 @@ use super::{
     pins::{AttachmentKind, Pins},
 };
 
-pub const TCX: bpf_attach_type = bpf_attach_type::BPF_TCX_INGRESS;
 /// Ahead of the filters and of other TCX programs.
 pub const TCX_FLAGS: u32 = BPF_F_BEFORE;
 

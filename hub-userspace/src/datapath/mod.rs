@@ -42,7 +42,7 @@ use tokio::{
 use tracing::warn;
 
 pub use self::{
-    attach::{AttachMode, Attached},
+    attach::{AttachMode, Attached, ToAttach},
     counters::{CounterReader, Counters},
     error::DatapathError,
     instance::Instance,
@@ -211,23 +211,14 @@ impl Dataplane {
         self.maps.look_up()
     }
 
-    /// Attaches the programs to an interface, or replaces those of an earlier agent. `reason` explains a `mode` of TC
-    /// that the operator did not request. `translates`: the interface has translations.
+    /// Attaches the programs to an interface, or replaces those of an earlier agent.
     ///
     /// # Panics
     /// Without an instance.
-    pub fn attach(
-        &mut self,
-        interface: &str,
-        ifindex: u32,
-        mode: AttachMode,
-        reason: Option<&str>,
-        translates: bool,
-    ) -> Result<Attached, DatapathError> {
+    pub fn attach(&mut self, interface: &ToAttach) -> Result<Attached, DatapathError> {
         let pins = self.pins.as_ref().expect("an agent has an instance");
-        let attached =
-            self.programs.attach(pins, &mut self.handover, (interface, ifindex), mode, reason, translates)?;
-        self.attached.insert(ifindex);
+        let attached = self.programs.attach(pins, &mut self.handover, interface)?;
+        self.attached.insert(interface.ifindex);
         Ok(attached)
     }
 
@@ -244,9 +235,8 @@ impl Dataplane {
     /// Detaches the programs from an interface, which may be gone.
     fn detach(&mut self, ifindex: u32) {
         self.attached.remove(&ifindex);
-        self.handover.forget(ifindex);
         if let Some(pins) = &self.pins {
-            detach(pins, ifindex);
+            detach(pins, &self.handover, ifindex);
         }
     }
 
@@ -264,7 +254,7 @@ impl Dataplane {
         }
         let all: BTreeSet<u32> = pins.links().into_iter().map(|(ifindex, _)| ifindex).collect();
         for ifindex in all.difference(interfaces).copied() {
-            detach(pins, ifindex);
+            detach(pins, &self.handover, ifindex);
         }
         groups::commit(pins)?;
         self.maps.counters.map.records.commit(pins)?;

@@ -7,7 +7,8 @@
 //!   xdp-generic-IFINDEX
 //!   tcx-IFINDEX
 //!   clsact-IFINDEX       symbolic link: before Linux 6.6, a filter of ours is there, which cannot be pinned
-//!   egress-IFINDEX       the same, at egress: the interface has translations
+//!   tcx-egress-IFINDEX   the same two at egress: the interface has translations
+//!   egress-IFINDEX
 //!   spread-native-IFINDEX   links of the program of super::spread, on underlay interfaces
 //!   spread-generic-IFINDEX
 //!   counters/            see super::records
@@ -58,7 +59,9 @@ pub enum AttachmentKind {
     Tcx,
     /// A filter at ingress.
     Clsact,
-    /// A filter at egress, which translates.
+    /// A link at egress; the program there translates.
+    TcxEgress,
+    /// A filter at egress.
     Egress,
     /// The program that distributes received ESP over CPUs, on an underlay interface.
     SpreadNative,
@@ -66,8 +69,16 @@ pub enum AttachmentKind {
 }
 
 impl AttachmentKind {
-    const ALL: [Self; 7] =
-        [Self::Native, Self::Generic, Self::Tcx, Self::Clsact, Self::Egress, Self::SpreadNative, Self::SpreadGeneric];
+    const ALL: [Self; 8] = [
+        Self::Native,
+        Self::Generic,
+        Self::Tcx,
+        Self::Clsact,
+        Self::TcxEgress,
+        Self::Egress,
+        Self::SpreadNative,
+        Self::SpreadGeneric,
+    ];
 
     pub fn is_xdp(self) -> bool {
         matches!(self, Self::Native | Self::Generic)
@@ -78,12 +89,19 @@ impl AttachmentKind {
         matches!(self, Self::SpreadNative | Self::SpreadGeneric)
     }
 
+    /// A TCX link, which takes long to detach.
+    pub fn is_tcx(self) -> bool {
+        matches!(self, Self::Tcx | Self::TcxEgress)
+    }
+
     /// Where a filter of this kind is; `None` for kinds with links.
     pub fn filter(self) -> Option<TcAttachType> {
         match self {
             Self::Clsact => Some(TcAttachType::Ingress),
             Self::Egress => Some(TcAttachType::Egress),
-            Self::Native | Self::Generic | Self::Tcx | Self::SpreadNative | Self::SpreadGeneric => None,
+            Self::Native | Self::Generic | Self::Tcx | Self::TcxEgress | Self::SpreadNative | Self::SpreadGeneric => {
+                None
+            }
         }
     }
 
@@ -93,6 +111,7 @@ impl AttachmentKind {
             Self::Generic => "xdp-generic",
             Self::Tcx => "tcx",
             Self::Clsact => "clsact",
+            Self::TcxEgress => "tcx-egress",
             Self::Egress => "egress",
             Self::SpreadNative => "spread-native",
             Self::SpreadGeneric => "spread-generic",

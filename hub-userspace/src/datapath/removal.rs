@@ -33,8 +33,8 @@ impl Removal {
     /// # Errors
     /// When the directory of the pins cannot be removed.
     pub fn finish(self, mut progress: impl FnMut(usize, usize)) -> Result<usize, DatapathError> {
-        self.remove(|pins, ifindex, (done, all)| {
-            pins.detach(AttachmentKind::Tcx, ifindex);
+        self.remove(|pins, (ifindex, kind), (done, all)| {
+            pins.detach(kind, ifindex);
             progress(done, all);
         })
     }
@@ -45,21 +45,23 @@ impl Removal {
     /// As [`Self::finish`].
     pub fn finish_later(self) -> Result<usize, DatapathError> {
         // The file is the last reference to the link.
-        self.remove(|pins, ifindex, _| pins.forget_link(AttachmentKind::Tcx, ifindex))
+        self.remove(|pins, (ifindex, kind), _| pins.forget_link(kind, ifindex))
     }
 
     /// XDP first: TC still processes the packets meanwhile.
-    fn remove(self, mut remove_tcx: impl FnMut(&Pins, u32, (usize, usize))) -> Result<usize, DatapathError> {
+    fn remove(
+        self,
+        mut remove_tcx: impl FnMut(&Pins, (u32, AttachmentKind), (usize, usize)),
+    ) -> Result<usize, DatapathError> {
         let Self { pins } = self;
         let live = pins.live_links().len();
-        let (tcx, others): (Vec<_>, Vec<_>) =
-            pins.links().into_iter().partition(|(_, kind)| *kind == AttachmentKind::Tcx);
+        let (tcx, others): (Vec<_>, Vec<_>) = pins.links().into_iter().partition(|(_, kind)| kind.is_tcx());
         let (xdp, filters): (Vec<_>, Vec<_>) = others.into_iter().partition(|(_, kind)| kind.is_xdp());
         for (ifindex, kind) in xdp.into_iter().chain(filters) {
             pins.detach(kind, ifindex);
         }
-        for (index, (ifindex, _)) in tcx.iter().enumerate() {
-            remove_tcx(&pins, *ifindex, (index + 1, tcx.len()));
+        for (index, link) in tcx.iter().enumerate() {
+            remove_tcx(&pins, *link, (index + 1, tcx.len()));
         }
         pins.remove()?;
         Ok(live)

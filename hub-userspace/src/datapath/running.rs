@@ -50,7 +50,10 @@ pub fn running(instance: &Instance) -> Result<Option<Running>, DatapathError> {
     // The order of attachment kinds puts XDP before TC.
     for (ifindex, kind) in pins.live_links() {
         let mode = match kind {
-            AttachmentKind::Egress | AttachmentKind::SpreadNative | AttachmentKind::SpreadGeneric => continue,
+            AttachmentKind::TcxEgress
+            | AttachmentKind::Egress
+            | AttachmentKind::SpreadNative
+            | AttachmentKind::SpreadGeneric => continue,
             AttachmentKind::Native => "xdp-native",
             AttachmentKind::Generic => "xdp-generic",
             AttachmentKind::Tcx | AttachmentKind::Clsact => "tc",

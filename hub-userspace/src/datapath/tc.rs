@@ -1,4 +1,4 @@
-//! Attaches the TC program, by TCX or as a filter of the `clsact` qdisc, and the program at egress as such a filter.
+//! Attaches the TC programs, by TCX or as filters of the `clsact` qdisc.
 
 use std::{
     mem,
@@ -9,6 +9,7 @@ use aya::programs::{
     ProgramError, TcAttachType,
     tc::{NlOptions, SchedClassifierLink, TcAttachOptions, qdisc_add_clsact, qdisc_detach_program},
 };
+use aya_obj::generated::bpf_attach_type;
 use rustix::io::Errno;
 
 use super::{
@@ -16,7 +17,7 @@ use super::{
     attach::{Programs, errno, names},
     bpf,
     handover::Handover,
-    links::{TCX, TCX_FLAGS, attach_link},
+    links::{TCX_FLAGS, attach_link},
     pins::{AttachmentKind, FILTER_HANDLE, FILTER_PRIORITY, Pins},
 };
 use crate::config::model::LookupKind;
@@ -24,8 +25,41 @@ use crate::config::model::LookupKind;
 /// No interface has this index.
 const NO_INTERFACE: u32 = 0;
 
+/// Which packets of an interface a program gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Direction {
+    Ingress,
+    Egress,
+}
+
+impl Direction {
+    pub const ALL: [Self; 2] = [Self::Ingress, Self::Egress];
+
+    pub fn link(self) -> AttachmentKind {
+        match self {
+            Self::Ingress => AttachmentKind::Tcx,
+            Self::Egress => AttachmentKind::TcxEgress,
+        }
+    }
+
+    pub fn filter(self) -> AttachmentKind {
+        match self {
+            Self::Ingress => AttachmentKind::Clsact,
+            Self::Egress => AttachmentKind::Egress,
+        }
+    }
+
+    pub fn attach_type(self) -> bpf_attach_type {
+        match self {
+            Self::Ingress => bpf_attach_type::BPF_TCX_INGRESS,
+            Self::Egress => bpf_attach_type::BPF_TCX_EGRESS,
+        }
+    }
+}
+
 impl Programs {
-    /// Attaches the TC program, or replaces that of an earlier agent. A kernel without TCX (before 6.6) has filters only.
+    /// Attaches the TC program of a direction, or replaces that of an earlier agent. A kernel without TCX (before 6.6)
+    /// has filters only.
     ///
     /// TCX takes ten times as long as a filter, and more. So an interface gets a filter at first, and [`Handover`]
     /// replaces it by a TCX link, unless only a few interfaces are attached.
@@ -33,51 +67,50 @@ impl Programs {
         &mut self,
         pins: &Pins,
         handover: &mut Handover,
-        interface: &str,
-        ifindex: u32,
+        (interface, ifindex): (&str, u32),
+        direction: Direction,
     ) -> Result<(), DatapathError> {
-        let program = self.tc_program()?;
+        let program = self.tc_program(direction)?;
+        let (link, filter) = (direction.link(), direction.filter());
         if !self.has_tcx(&program) {
-            return self.attach_filter(pins, AttachmentKind::Clsact, interface, ifindex);
+            return self.attach_filter(pins, filter, interface, ifindex);
         }
-        if pins.has(AttachmentKind::Tcx, ifindex) {
+        if pins.has(link, ifindex) {
             // An agent was killed in the middle of a hand-over. Its filter does not recognize what this agent's program
             // passes, so it goes first.
-            if pins.has(AttachmentKind::Clsact, ifindex) {
-                pins.detach(AttachmentKind::Clsact, ifindex);
+            if pins.has(filter, ifindex) {
+                pins.detach(filter, ifindex);
             }
-        } else if (pins.has(AttachmentKind::Clsact, ifindex) || !handover.may_wait())
-            && self.attach_filter(pins, AttachmentKind::Clsact, interface, ifindex).is_ok()
+        } else if (pins.has(filter, ifindex) || !handover.may_wait())
+            && self.attach_filter(pins, filter, interface, ifindex).is_ok()
         {
-            handover.add(ifindex, pins, program);
+            handover.add(ifindex, direction, pins, program);
             return Ok(());
         }
-        match attach_link(pins, AttachmentKind::Tcx, ifindex, program.as_fd(), TCX, TCX_FLAGS) {
+        match attach_link(pins, link, ifindex, program.as_fd(), direction.attach_type(), TCX_FLAGS) {
             // Other programs have taken all places (`BPF_MPROG_MAX`, linux/bpf_mprog.h).
             Err(error) if Errno::from_io_error(&error) == Some(Errno::RANGE) => {
-                let filter = self.attach_filter(pins, AttachmentKind::Clsact, interface, ifindex);
+                let filter = self.attach_filter(pins, filter, interface, ifindex);
                 filter.map_err(|_| DatapathError::attach(&error))
             }
             result => result.map_err(|error| DatapathError::attach(&error)),
         }
     }
 
-    /// Attaches the program at egress, or replaces that of an earlier agent. A filter suffices: it is not in the path of
-    /// other interfaces, and attaching takes no time.
-    pub(super) fn attach_egress(&mut self, pins: &Pins, interface: &str, ifindex: u32) -> Result<(), DatapathError> {
-        self.egress()?;
-        self.attach_filter(pins, AttachmentKind::Egress, interface, ifindex)
-    }
-
-    fn tc_program(&mut self) -> Result<OwnedFd, DatapathError> {
-        let program = self.tc()?.fd().map_err(|error| DatapathError::attach(&error))?;
+    fn tc_program(&mut self, direction: Direction) -> Result<OwnedFd, DatapathError> {
+        let program = match direction {
+            Direction::Ingress => self.tc()?,
+            Direction::Egress => self.egress()?,
+        };
+        let program = program.fd().map_err(|error| DatapathError::attach(&error))?;
         program.as_fd().try_clone_to_owned().map_err(|error| DatapathError::attach(&error))
     }
 
     /// The kernel looks for the interface only if it knows the attach type.
     fn has_tcx(&mut self, program: &OwnedFd) -> bool {
         *self.has_tcx.get_or_insert_with(|| {
-            let tried = bpf::attach(program.as_fd(), NO_INTERFACE, TCX, TCX_FLAGS);
+            let attach_type = Direction::Ingress.attach_type();
+            let tried = bpf::attach(program.as_fd(), NO_INTERFACE, attach_type, TCX_FLAGS);
             tried.is_err_and(|error| Errno::from_io_error(&error) != Some(Errno::INVAL))
         })
     }

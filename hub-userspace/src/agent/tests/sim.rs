@@ -23,7 +23,7 @@ use crate::{
     },
     config::Config,
     connection::memory::{Clock, ConnectionMemory},
-    datapath::{AttachMode, Attached, Inherited},
+    datapath::{AttachMode, Attached, Inherited, ToAttach},
     fib::{
         slow_path::KernelRoute,
         tables::{Tables, Write},
@@ -126,17 +126,11 @@ impl Datapath for Sim {
         (write.len(), Ok(()))
     }
 
-    fn attach(
-        &mut self,
-        name: &str,
-        ifindex: u32,
-        mode: AttachMode,
-        reason: Option<&'static str>,
-        translates: bool,
-    ) -> Result<Attached> {
+    fn attach(&mut self, interface: &ToAttach) -> Result<Attached> {
+        let &ToAttach { ref name, ifindex, mode, reason, translates } = interface;
         let mut state = self.0.borrow_mut();
         state.log.push(format!("attach {name}"));
-        if state.name_of(ifindex) != Some(name) {
+        if state.name_of(ifindex) != Some(name.as_str()) {
             bail!("no such interface");
         }
         if state.attach_fails {
@@ -149,7 +143,7 @@ impl Datapath for Sim {
             assert!(guard.vpc.contains(name), "{name} is attached before the nftables table knows it");
         }
         assert!(state.tables.policy.attachments.contains_key(&ifindex), "{name} is attached without tables");
-        state.attached.insert(ifindex, (name.to_owned(), translates));
+        state.attached.insert(ifindex, (name.clone(), translates));
         // Some drivers of the simulation have no native XDP.
         let is_tc = mode == AttachMode::Tc || name.starts_with("nic");
         Ok(Attached { mode: if is_tc { "tc" } else { "xdp-native" }, reason: reason.map(str::to_owned) })
