@@ -173,7 +173,7 @@ impl Crowd {
 }
 
 /// TCX came with Linux 6.6.
-fn has_tcx() -> bool {
+pub fn has_tcx() -> bool {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
     let mut numbers = release.split('.').map(|part| part.parse().unwrap_or(0));
     (numbers.next(), numbers.next()) >= (Some(6), Some(6))

@@ -8,6 +8,7 @@ mod flows;
 mod interfaces;
 mod states;
 mod stream;
+mod translating;
 mod upgrade;
 
 use std::net::IpAddr;
