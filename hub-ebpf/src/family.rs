@@ -10,7 +10,10 @@ use hub_common::{
     maps::{Local, Remote, Route, SCOPE_BITS, Scoped},
 };
 
-use crate::maps;
+use crate::{
+    headers::{Ipv4, Ipv6},
+    maps,
+};
 
 pub type V4 = u32;
 /// High half and low half.
@@ -24,6 +27,8 @@ pub trait Address: class_trie::Key + 'static {
     const BITS: u32;
     /// `EtherType` (RFC 894, RFC 2464).
     const ETHERTYPE: u16;
+    /// Bytes of an IP header without options.
+    const HEADER_LENGTH: usize;
     /// The address in network byte order, as in the tries.
     type Bytes: 'static;
 
@@ -49,6 +54,7 @@ impl Address for V4 {
     const VERSION: u32 = 4;
     const BITS: u32 = 32;
     const ETHERTYPE: u16 = 0x0800;
+    const HEADER_LENGTH: usize = size_of::<Ipv4>();
     type Bytes = [u8; 4];
 
     #[inline(always)]
@@ -81,6 +87,7 @@ impl Address for V6 {
     const VERSION: u32 = 6;
     const BITS: u32 = 128;
     const ETHERTYPE: u16 = 0x86dd;
+    const HEADER_LENGTH: usize = size_of::<Ipv6>();
     type Bytes = [u8; 16];
 
     #[inline(always)]

@@ -39,12 +39,16 @@ pub fn handover_tag() -> [u32; 2] {
 
 /// 1 while the agent replaces filters by TCX links. An interface then has both for a moment, and the second one must
 /// not process and count again what the first one passes.
-#[map]
-pub static HANDOVER: Array<u32> = Array::with_max_entries(1, 0);
+///
+/// In a section, and so a map, of its own: the program reads it without a look-up.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".data.handover")]
+static HANDOVER: u32 = 0;
 
 #[inline(always)]
 pub fn is_handing_over() -> bool {
-    HANDOVER.get(0).is_some_and(|handover| *handover != 0)
+    // SAFETY: as above. The agent writes it while the program runs: a whole word at a time.
+    unsafe { core::ptr::read_volatile(&raw const HANDOVER) != 0 }
 }
 
 #[map]

@@ -165,8 +165,6 @@ fn link_header<A: Address, F: Frame>(
 
 /// The part of rewriting that differs by family.
 pub trait HopLimit {
-    /// Bytes of an IP header without options.
-    const HEADER_LENGTH: usize;
     /// The start of an IP header without options and a TCP header, up to the flags.
     type HeadersToFlags: Bytes + AsRef<[u8]> + AsMut<[u8]>;
     /// The start of an IP header, up to the hop limit or what changes with it.
@@ -180,7 +178,6 @@ pub trait HopLimit {
 }
 
 impl HopLimit for V4 {
-    const HEADER_LENGTH: usize = size_of::<Ipv4>();
     type HeadersToFlags = [u8; size_of::<Ipv4>() + mss::FLAGS + 1];
     type HeadersToHopLimit = [u8; 12];
 
@@ -197,7 +194,6 @@ impl HopLimit for V4 {
 }
 
 impl HopLimit for V6 {
-    const HEADER_LENGTH: usize = size_of::<Ipv6>();
     type HeadersToFlags = [u8; size_of::<Ipv6>() + mss::FLAGS + 1];
     type HeadersToHopLimit = [u8; 8];
 

@@ -61,7 +61,7 @@ pub trait Frame {
     fn mark(&mut self, mark: u32);
 
     /// Whether this agent's TC program of this direction has already processed and passed the packet on this interface,
-    /// which happens during a [`HANDOVER`](crate::maps::HANDOVER). True only once.
+    /// which happens during a [hand-over](crate::maps::is_handing_over). True only once.
     fn has_passed(&mut self, direction: Direction) -> bool;
 
     /// Leaves a tag in a packet that passes, for [`Frame::has_passed`].

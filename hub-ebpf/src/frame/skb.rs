@@ -163,10 +163,13 @@ impl Frame for SkbFrame {
     /// and without a hand-over it has no effect.
     #[inline(always)]
     fn has_passed(&mut self, direction: Direction) -> bool {
+        if !maps::is_handing_over() {
+            return false;
+        }
         let ([tag, more], place) = (maps::handover_tag(), self.place(direction));
         // SAFETY: see `interface`.
         let control = unsafe { &mut (*self.skb()).cb };
-        if control[0] != tag || control[1] != more || control[2] != place || !maps::is_handing_over() {
+        if control[0] != tag || control[1] != more || control[2] != place {
             return false;
         }
         control[0] = 0;

@@ -69,8 +69,8 @@ pub fn source<A: Translate, F: Frame>(frame: &mut F, packet: &mut Packet<A>, att
     }
     let change = packet.source.translate(table, 0);
     if F::IS_LAST {
-        replace(frame, packet.offset, packet.source, 0, change);
-        rest::<A, F>(frame, packet.offset, packet.length, table, change);
+        let protocol = replace(frame, packet.offset, packet.source, 0, change);
+        rest::<A, F>(frame, packet.offset, packet.length, table, (protocol, change));
     } else {
         packet.translation = u64::from(table << TABLE_SHIFT | u32::from(change));
     }
@@ -85,11 +85,14 @@ pub fn forwarded<A: Translate, F: Frame>(frame: &mut F, packet: &Packet<A>, next
         return;
     }
     let (from, mut change) = ((packet.translation >> TABLE_SHIFT) as u32, packet.translation as u16);
-    replace(frame, packet.offset, packet.source, 0, change);
+    let mut protocol = replace(frame, packet.offset, packet.source, 0, change);
     if to != 0 {
-        change = checksum::sum(change, replace_destination(frame, packet.offset, packet.destination, to));
+        let mut destination = packet.destination;
+        let more = destination.translate(to, TO_SITE_BIT);
+        protocol = replace(frame, packet.offset, destination, TO_SITE_BIT, more);
+        change = checksum::sum(change, more);
     }
-    rest::<A, F>(frame, packet.offset, packet.length, from | to << TABLE_SHIFT, change);
+    rest::<A, F>(frame, packet.offset, packet.length, from | to << TABLE_SHIFT, (protocol, change));
 }
 
 /// Translates the destination of a packet that leaves by this interface.
@@ -107,18 +110,24 @@ pub fn destination<F: Frame>(frame: &mut F) {
         (Some(<V4 as Address>::ETHERTYPE), 4) => {
             let destination = u32::from_be_bytes(header.destination);
             let length = length(frame, offset, 0, header.total_length);
-            let change = replace_destination(frame, offset, destination, table);
-            rest::<V4, F>(frame, offset, length, table << TABLE_SHIFT, change);
+            to_site(frame, offset, length, destination, table);
         }
         (Some(<V6 as Address>::ETHERTYPE), 6) => {
             let Some(header) = frame.at::<Ipv6>(offset) else { return };
             let destination = header.destination.map(u64::from_be_bytes);
             let length = length(frame, offset, size_of::<Ipv6>(), header.payload_length);
-            let change = replace_destination(frame, offset, destination, table);
-            rest::<V6, F>(frame, offset, length, table << TABLE_SHIFT, change);
+            to_site(frame, offset, length, destination, table);
         }
         _ => {}
     }
+}
+
+/// Translates the destination of a packet with an IP header at `offset`, and `length` bytes long.
+#[inline(always)]
+fn to_site<A: Translate, F: Frame>(frame: &mut F, offset: usize, length: usize, mut destination: A, table: u32) {
+    let change = destination.translate_here(table, TO_SITE_BIT);
+    let protocol = replace(frame, offset, destination, TO_SITE_BIT, change);
+    rest::<A, F>(frame, offset, length, table << TABLE_SHIFT, (protocol, change));
 }
 
 /// The length of an IP packet, by the field in its header.
@@ -131,27 +140,26 @@ fn length<F: Frame>(frame: &F, offset: usize, header_length: usize, field: [u8; 
     }
 }
 
-/// Replaces an address if it changed: see [`Translate::replace`].
+/// Replaces an address if it changed: see [`Translate::replace`]. Returns as [`Translate::plain`].
 #[inline(always)]
-fn replace<A: Translate, F: Frame>(frame: &mut F, offset: usize, address: A, bits: u32, change: u16) {
-    if change != NO_CHANGE {
-        address.replace(frame, offset, bits, change);
+fn replace<A: Translate, F: Frame>(frame: &mut F, offset: usize, address: A, bits: u32, change: u16) -> u8 {
+    match change {
+        NO_CHANGE => A::plain(frame, offset),
+        change => address.replace(frame, offset, bits, change),
     }
 }
 
-/// Returns by what it changed.
-#[inline(always)]
-fn replace_destination<A: Translate, F: Frame>(frame: &mut F, offset: usize, mut destination: A, table: u32) -> u16 {
-    let change = destination.translate(table, TO_SITE_BIT);
-    replace(frame, offset, destination, TO_SITE_BIT, change);
-    change
-}
-
 /// The rest of a packet with an IP header at `offset`, and `length` bytes long, after the addresses there have changed.
-/// `tables`: see [`Frame::translate_any`].
+/// `tables`: see [`Frame::translate_any`]. `protocol`: see [`Translate::plain`].
 #[inline(always)]
-fn rest<A: Translate, F: Frame>(frame: &mut F, offset: usize, length: usize, tables: u32, change: u16) {
-    let (field, covered) = match A::plain(frame, offset) {
+fn rest<A: Translate, F: Frame>(
+    frame: &mut F,
+    offset: usize,
+    length: usize,
+    tables: u32,
+    (protocol, change): (u8, u16),
+) {
+    let (field, covered) = match protocol {
         NOT_PLAIN => return frame.translate_any(offset as u32, length as u32 | A::BIT, tables, change.into()),
         TCP => (A::HEADER_LENGTH + 16, Covered::Address),
         _ => (A::HEADER_LENGTH + 6, Covered::AddressOfUdp),

@@ -3,7 +3,7 @@
 //! To attach by TCX, the kernel waits for an RCU grace period under its RTNL lock (`tcx_link_attach`, kernel/bpf/tcx.c):
 //! 10 ms and more, in which no interface can be changed. A filter takes 0.2 ms, and 50 ns more per packet. So many
 //! interfaces get filters at once, and a thread replaces them one by one: it attaches the link ahead of the filter, then
-//! removes the filter. At every moment the interface has a program; while it has both, the map `HANDOVER` makes the
+//! removes the filter. At every moment the interface has a program; while it has both, the variable `HANDOVER` makes the
 //! filter skip what the link's program has passed, so that each packet is processed and counted once.
 //!
 //! If the agent ends in between, the filters stay, and the next agent continues.
@@ -28,6 +28,8 @@ use super::{
     tc::Direction,
 };
 
+/// The map that the kernel's loader makes of the program's variable.
+pub const HANDOVER: &str = ".data.handover";
 /// Interfaces that get a TCX link at once at a start: together they take a tenth of a second.
 const AT_ONCE: u32 = 8;
 /// The lock is free for others this many times as long as a link takes.
@@ -58,7 +60,7 @@ struct Queue {
 }
 
 impl Handover {
-    /// `flag` is the map `HANDOVER`.
+    /// `flag` is the map [`HANDOVER`].
     pub fn new(flag: Named<Array<MapData, u32>>) -> Self {
         Self { flag: Some(flag), shared: Arc::default(), at_once: AT_ONCE }
     }

@@ -56,7 +56,7 @@ use crate::{
     connection::memory::ConnectionMemory,
     datapath::{
         attach::{Programs, detach},
-        handover::Handover,
+        handover::{HANDOVER, Handover},
         maps::Maps,
         named_map::take,
         pins::{AttachmentKind, Pins},
@@ -122,7 +122,7 @@ impl Dataplane {
         error::check_host()?;
         let object = loader(settings, &[0; 2])?.load(PROGRAM).map_err(|error| DatapathError::load(&error))?;
         let mut programs = Programs::load(object, settings.lookup)?;
-        let handover = Handover::new(take(programs.object(), "HANDOVER")?);
+        let handover = Handover::new(take(programs.object(), HANDOVER)?);
         let spreading = Spreading::take(programs.object())?;
         let maps = Maps::take(programs.object(), settings, Records::default(), groups::create()?)?;
         let (pins, attached, saved) = (None, BTreeSet::new(), Arc::default());
@@ -161,7 +161,7 @@ impl Dataplane {
         let mut programs = Programs::load_both(object, settings.lookup)?;
         let groups = groups::create()?;
         groups::stage(&pins, programs.object(), &groups.map)?;
-        let handover = Handover::new(take(programs.object(), "HANDOVER")?);
+        let handover = Handover::new(take(programs.object(), HANDOVER)?);
         let spreading = Spreading::take(programs.object())?;
         let maps = Maps::take(programs.object(), settings, records, groups)?;
         let saved = Arc::new(Mutex::new(SavedCounts::of(&pins)));
