@@ -85,13 +85,15 @@ pub fn forwarded<A: Translate, F: Frame>(frame: &mut F, packet: &Packet<A>, next
         return;
     }
     let (from, mut change) = ((packet.translation >> TABLE_SHIFT) as u32, packet.translation as u16);
-    let mut protocol = replace(frame, packet.offset, packet.source, 0, change);
+    replace(frame, packet.offset, packet.source, 0, change);
     if to != 0 {
         let mut destination = packet.destination;
         let more = destination.translate(to, TO_SITE_BIT);
-        protocol = replace(frame, packet.offset, destination, TO_SITE_BIT, more);
+        replace(frame, packet.offset, destination, TO_SITE_BIT, more);
         change = checksum::sum(change, more);
     }
+    // Read again: three paths meet here, and would each have to carry it.
+    let protocol = A::plain(frame, packet.offset);
     rest::<A, F>(frame, packet.offset, packet.length, from | to << TABLE_SHIFT, (protocol, change));
 }
 
