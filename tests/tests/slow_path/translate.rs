@@ -4,6 +4,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use aya::programs::{SchedClassifier, TcAttachType};
 use hub_tests::lab::{
     AgentCommand, FrameSocket, HANGZHOU, HUB, HubConfig, NINGBO, Options, Ping, Rig, SHANGHAI, Site, Status, TcpPair,
     UdpProbe, UdpReceiver, VPC, World, agent_binary, reach, retry,
@@ -14,6 +15,8 @@ use crate::{SITES, WAIT, quoted_destination};
 
 /// The LANs of Shanghai and of Hangzhou, which the hub knows by each site's network of [`Site`].
 const LANS: [&str; 2] = ["192.168.1.0/24", "fd99:1::/64"];
+/// The program at egress.
+const EGRESS: &str = "vpnhub_egress";
 /// The host that sends, in the LAN and at the hub.
 const HOST: u8 = 7;
 
@@ -249,9 +252,13 @@ fn health_check_of_translated_host_is_answered() {
 fn translations_end_with_a_reload() {
     let rig = rig(&[], 1400);
     let filters = || rig.world[HUB].command("tc").args(["filter", "show", "dev", "tun-hz", "egress"]).output().unwrap();
-    assert!(String::from_utf8(filters().stdout).unwrap().contains("vpnhub_egress"));
+    let has_filter = || String::from_utf8(filters().stdout).unwrap().contains(EGRESS);
+    let links = || rig.world[HUB].enter(|| SchedClassifier::query_tcx("tun-hz", TcAttachType::Egress)).unwrap();
+    // Linux before 6.6 has no TCX.
+    let has_link = || links().is_ok_and(|(_, programs)| programs.iter().any(|one| one.name_as_str() == Some(EGRESS)));
+    assert_ne!(has_filter(), has_link(), "one of both");
     std::fs::write(rig.agent.config(), HubConfig::offices(&SITES).to_string()).unwrap();
     assert!(rig.agent.cli(&["reload"]).unwrap().status.success());
-    assert!(!String::from_utf8(filters().stdout).unwrap().contains("vpnhub_egress"));
+    assert!(!has_filter() && !has_link());
     rig.stop().unwrap();
 }
