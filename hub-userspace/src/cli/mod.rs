@@ -6,6 +6,8 @@ mod objects;
 mod status;
 mod store;
 pub mod table;
+mod trace;
+mod trace_table;
 
 use std::{
     io::{self, IsTerminal as _, Write as _},
@@ -27,10 +29,11 @@ use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt as _, util::Subscr
 use self::{
     objects::{ConnectionCommand, CustomerGatewayCommand, RouteCommand},
     store::StoreCommand,
+    trace::TraceArguments,
 };
 use crate::{
     agent::{Agent, guard, process},
-    api::{AppState, Client, MetricsListener, ScrapeLock, Socket, router},
+    api::{AppState, Client, MetricsListener, ScrapeLock, Socket, TraceLoad, router},
     api_types::event::ConnectionEvent,
     config::{
         Config,
@@ -118,6 +121,8 @@ enum Command {
         #[arg(long, value_name = "NAME", default_value_t = Instance::default())]
         instance: Instance,
     },
+    /// Runs a packet through the loaded program, and explains each stage and the verdict. Changes nothing.
+    Trace(TraceArguments),
     /// Destination routes.
     #[command(subcommand)]
     Route(RouteCommand),
@@ -231,6 +236,7 @@ async fn execute(cli: Cli) -> Result<ExitCode> {
             print!("{text}");
             return Ok(code);
         }
+        Command::Trace(arguments) => trace::run(&client, arguments, cli.output).await?,
         Command::Route(command) => objects::route(command, &client, cli.output).await?,
         Command::Connection(command) => objects::connection(command, &client, cli.output).await?,
         Command::CustomerGateway(command) => objects::customer_gateway(command, &client, cli.output).await?,
@@ -338,6 +344,7 @@ async fn serve(
         reloads: manager.reload_state(),
         scrapes: ScrapeLock::default(),
         metrics: MetricsListener::default(),
+        trace: TraceLoad::new(agent.live_tables()),
     };
     tokio::spawn(manager.run(taken));
     state.metrics.serve(agent.metrics_address(), state.clone());
