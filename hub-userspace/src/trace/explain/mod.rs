@@ -5,7 +5,7 @@ mod egress;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use hub_common::maps::{Attachment, NO_REVERSE_PATH, NextHop, Remote, SHARED_SCOPE, VPC, link};
+use hub_common::maps::{Attachment, NO_REVERSE_PATH, NextHop, Remote, Rule, SHARED_SCOPE, VPC, Vlan, link};
 use ipnet::IpNet;
 
 use super::{
@@ -155,24 +155,36 @@ impl Explainer<'_> {
         };
         let kind = if attachment.flags & Attachment::ETHERNET == 0 { "without link header" } else { "Ethernet" };
         self.add(Stage::Parse, "attachment", interface, format!("{of}, {kind}"));
-        for id in frame.tags.iter().filter(|id| **id != 0) {
-            let vlan = hub_common::maps::Vlan { ifindex: self.ifindex, id: u32::from(*id) };
-            let found = match self.view.tables.policy.vlans.get(&vlan) {
-                Some(own) => format!("belongs to {}", self.view.interface(*own)),
-                None => "no interface of its own".to_owned(),
-            };
-            self.add(Stage::Parse, "VLAN", id.to_string(), found);
-        }
-        if let Some((destination, _)) = frame.macs {
-            let found = match destination {
-                own if own == attachment.mac => "the interface's own",
-                [first, ..] if first & 1 != 0 => "multicast or broadcast",
-                _ => "another host's",
-            };
-            self.add(Stage::Parse, "link address", mac(destination), found);
-        }
+        let belongs_here = self.vlan(frame) && self.link_address(frame, &attachment);
         self.add(Stage::Parse, "packet", "headers", frame.summary());
-        Some(attachment)
+        belongs_here.then_some(attachment)
+    }
+
+    /// Whether the frame's VLAN has no interface of its own. As in the kernel, the outermost non-zero VLAN id counts.
+    fn vlan(&mut self, frame: &Frame) -> bool {
+        let Some(id) = frame.tags.iter().find(|id| **id != 0) else { return true };
+        let own = self.view.tables.policy.vlans.get(&Vlan { ifindex: self.ifindex, id: u32::from(*id) });
+        let found = match own {
+            Some(own) => format!("belongs to {}", self.view.interface(*own)),
+            None => "has no interface of its own".to_owned(),
+        };
+        self.add(Stage::Parse, "VLAN", id.to_string(), found);
+        own.is_none()
+    }
+
+    /// Whether the frame is addressed to the hub. One to a group must have a packet to a group.
+    fn link_address(&mut self, frame: &Frame, attachment: &Attachment) -> bool {
+        let Some((destination, _)) = frame.macs else { return true };
+        let (found, is_for_hub) = match destination {
+            own if own == attachment.mac => ("the interface's own", true),
+            [first, ..] if first & 1 != 0 => {
+                let to_group = |ip: &Ip| is_multicast(ip.destination);
+                ("multicast or broadcast", frame.ip.as_ref().is_none_or(to_group))
+            }
+            _ => ("another host's", false),
+        };
+        self.add(Stage::Parse, "link address", mac(destination), found);
+        is_for_hub
     }
 
     /// The source as the hub knows it.
@@ -373,18 +385,18 @@ impl Explainer<'_> {
 
 /// An address that a router does not forward from or to.
 fn is_special(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(address) => {
-            address.is_multicast()
-                || address.is_broadcast()
-                || address.is_link_local()
-                || address.is_loopback()
-                || address.octets()[0] == 0
+    is_multicast(address)
+        || match address {
+            IpAddr::V4(address) => address.is_link_local() || address.is_loopback() || address.octets()[0] == 0,
+            IpAddr::V6(address) => {
+                address.is_unicast_link_local() || address.is_loopback() || address.is_unspecified()
+            }
         }
-        IpAddr::V6(address) => {
-            address.is_multicast() || address.is_unicast_link_local() || address.is_loopback() || address.is_unspecified()
-        }
-    }
+}
+
+/// Multicast, or the limited broadcast address.
+fn is_multicast(address: IpAddr) -> bool {
+    address.is_multicast() || matches!(address, IpAddr::V4(address) if address.is_broadcast())
 }
 
 fn state_name(state: Option<&State>) -> &'static str {
@@ -400,7 +412,7 @@ pub fn mac(mac: [u8; 6]) -> String {
 }
 
 /// A limit on protocol and ports.
-fn limit(rule: &hub_common::maps::Rule) -> String {
+fn limit(rule: &Rule) -> String {
     let ports = |[first, last]: [u16; 2]| Ports { first, last };
     let protocol = (rule.protocol != 0).then_some(rule.protocol);
     let limit = ProtoPorts { protocol, remote: ports(rule.remote), local: ports(rule.local) };
