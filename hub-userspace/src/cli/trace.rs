@@ -13,9 +13,7 @@ use clap::Args;
 use super::{Output, printed, trace_table};
 use crate::{
     api::Client,
-    api_types::trace::{
-        CaptureTrace, PacketRequest, Trace, TraceRequest, TraceVerdict, UntracedCount, VerdictCount,
-    },
+    api_types::trace::{CaptureTrace, PacketRequest, Trace, TraceRequest, TraceVerdict, UntracedCount, VerdictCount},
     policy::ports::NAMES,
     trace::{
         hex,

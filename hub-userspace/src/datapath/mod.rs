@@ -68,6 +68,9 @@ use crate::{
     fib::{id_allocator::DeferredFree, old_group::OldGroup, tables::Write},
 };
 
+/// Directory of an instance with its tables, while [`Tracer`] loads the program again.
+const TRACE: &str = "trace";
+
 /// The kernel program, built with this agent.
 static PROGRAM: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/vpnhub-ebpf"));
 
@@ -124,7 +127,7 @@ impl Dataplane {
     pub fn load(settings: &model::DataplaneSettings) -> Result<Self, DatapathError> {
         error::check_host()?;
         let object = loader(settings, &[0; 2])?.load(PROGRAM).map_err(|error| DatapathError::load(&error))?;
-        let live = Arc::new(LiveTables::of(&object, settings)?);
+        let live = Arc::new(LiveTables::of(&object, settings, pins::of_test_run()?)?);
         let mut programs = Programs::load(object, settings.lookup)?;
         let handover = Handover::new(take(programs.object(), "HANDOVER")?);
         let spreading = Spreading::take(programs.object())?;
@@ -162,7 +165,7 @@ impl Dataplane {
             with_pins.map_pin_path(map, path);
         }
         let object = with_pins.load(PROGRAM).map_err(|error| DatapathError::load(&error))?;
-        let live = Arc::new(LiveTables::of(&object, settings)?);
+        let live = Arc::new(LiveTables::of(&object, settings, pins.place(TRACE))?);
         let mut programs = Programs::load_both(object, settings.lookup)?;
         let groups = groups::create()?;
         groups::stage(&pins, programs.object(), &groups.map)?;

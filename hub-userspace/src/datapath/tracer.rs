@@ -4,16 +4,16 @@
 //! a run appears in no counter, report or log line of the datapath.
 
 use std::{
-    os::fd::{AsRawFd as _, OwnedFd},
-    path::PathBuf,
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+    path::{Path, PathBuf},
 };
 
-use aya::Ebpf;
+use aya::{Ebpf, maps::Map};
 use hub_common::{
     Mark, Reason,
     maps::{UNATTRIBUTED, VPC},
 };
-use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
+use tracing::debug;
 
 use super::{
     Counters, DatapathError, PROGRAM,
@@ -22,6 +22,7 @@ use super::{
     counters::BySlot,
     loader,
     named_map::Named,
+    pins::{make_directory, remove_directory},
     records::{Records, SLOTS},
     run::{Action, Hook},
 };
@@ -53,27 +54,28 @@ const TABLES: [&str; 19] = [
 /// The live tables of a datapath.
 pub struct LiveTables {
     maps: Vec<(&'static str, OwnedFd)>,
+    /// Directory in bpffs, which exists only while the object is loaded.
+    pins: PathBuf,
     mark: Mark,
     lookup: LookupKind,
 }
 
 impl LiveTables {
     /// The tables of a loaded object whose maps have not been taken yet.
-    pub(super) fn of(object: &Ebpf, settings: &DataplaneSettings) -> Result<Self, DatapathError> {
+    pub(super) fn of(object: &Ebpf, settings: &DataplaneSettings, pins: PathBuf) -> Result<Self, DatapathError> {
         let again = |name| {
             let map = object.map(name).expect("the embedded object has every map");
             let fd = descriptor(map).try_clone_to_owned();
             Ok((name, fd.map_err(|error| DatapathError::Map { map: name, cause: error.to_string() })?))
         };
         let maps = TABLES.into_iter().map(again).collect::<Result<_, DatapathError>>()?;
-        Ok(Self { maps, mark: settings.mark, lookup: settings.lookup })
+        // Of an agent that was killed while it loaded.
+        remove_directory(&pins)?;
+        Ok(Self { maps, pins, mark: settings.mark, lookup: settings.lookup })
     }
 }
 
-fn descriptor(map: &aya::maps::Map) -> std::os::fd::BorrowedFd<'_> {
-    use std::os::fd::AsFd as _;
-
-    use aya::maps::Map;
+fn descriptor(map: &Map) -> BorrowedFd<'_> {
     match map {
         Map::Array(map) | Map::ArrayOfMaps(map) | Map::DevMap(map) | Map::HashMap(map) | Map::LpmTrie(map) => {
             map.fd().as_fd()
@@ -142,15 +144,16 @@ const EXPERIMENTAL: u16 = 0x88b5;
 impl Tracer {
     /// Loads the object again. Takes some tenths of a second: the verifier checks the program.
     pub fn load(tables: &LiveTables) -> Result<Self, DatapathError> {
-        let LiveTables { maps, mark, lookup } = tables;
-        let pinned = PrivatePins::new(maps)?;
+        let LiveTables { maps: _, pins: _, mark, lookup } = tables;
+        let pins = TablePins::new(tables)?;
         let settings = DataplaneSettings { mark: *mark, lookup: *lookup, ..DataplaneSettings::default() };
         let tag = [0; 2];
         let mut loader = loader(&settings, &tag)?;
         for name in TABLES {
-            loader.map_pin_path(name, pinned.path(name));
+            loader.map_pin_path(name, pins.path(name));
         }
         let object = loader.load(PROGRAM).map_err(|error| DatapathError::load(&error))?;
+        drop(pins);
         let mut programs = Programs::load(object, *lookup)?;
         let counters = BySlot::take(programs.object(), Records::default())?;
         Ok(Self { programs, counters })
@@ -210,15 +213,8 @@ impl Tracer {
         mark: u32,
         likely: &[u32],
     ) -> Result<TraceRun, DatapathError> {
-        let mut run = TraceRun {
-            hooks,
-            reason: None,
-            connection: UNATTRIBUTED,
-            is_admitted: false,
-            egress: None,
-            frame,
-            mark,
-        };
+        let mut run =
+            TraceRun { hooks, reason: None, connection: UNATTRIBUTED, is_admitted: false, egress: None, frame, mark };
         let is_sent = run.hooks.last().is_some_and(|(_, action)| *action == Action::Redirect);
         let mut is_complete = false;
         let first = likely.iter().copied().chain([UNATTRIBUTED, VPC]);
@@ -260,21 +256,14 @@ fn front(is_ethernet: bool, protocol: Option<u16>, frame: &[u8]) -> Vec<u8> {
     [&LINK_ADDRESSES[..], &protocol.unwrap_or_else(by_version).to_be_bytes()].concat()
 }
 
-/// A file system for pins that only this process sees, and that is gone with its descriptor: aya opens maps of others
-/// only by a path.
-struct PrivatePins(OwnedFd);
+/// Pins of the tables while the object is loaded: aya opens maps of others only by a path.
+struct TablePins<'a>(&'a Path);
 
-impl PrivatePins {
-    fn new(maps: &[(&'static str, OwnedFd)]) -> Result<Self, DatapathError> {
-        use std::os::fd::AsFd as _;
-        let mounted = || {
-            let bpffs = fsopen("bpf", FsOpenFlags::FSOPEN_CLOEXEC)?;
-            fsconfig_create(bpffs.as_fd())?;
-            fsmount(bpffs.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
-        };
-        let mounted = mounted().map_err(|error| DatapathError::Bpffs { cause: error.to_string() })?;
-        let pins = Self(mounted);
-        for (name, map) in maps {
+impl<'a> TablePins<'a> {
+    fn new(tables: &'a LiveTables) -> Result<Self, DatapathError> {
+        make_directory(&tables.pins)?;
+        let pins = Self(&tables.pins);
+        for (name, map) in &tables.maps {
             let pinned = bpf::pin(map.as_fd(), &pins.path(name));
             pinned.map_err(|error| DatapathError::Map { map: name, cause: error.to_string() })?;
         }
@@ -282,6 +271,14 @@ impl PrivatePins {
     }
 
     fn path(&self, name: &str) -> PathBuf {
-        format!("/proc/self/fd/{}/{name}", self.0.as_raw_fd()).into()
+        self.0.join(name)
+    }
+}
+
+impl Drop for TablePins<'_> {
+    fn drop(&mut self) {
+        if let Err(error) = remove_directory(self.0) {
+            debug!("{error}");
+        }
     }
 }

@@ -32,6 +32,8 @@ pub struct Frame {
     pub ether_type: Option<u16>,
     /// The IP packet, if it is a complete one.
     pub ip: Option<Ip>,
+    /// `skb->protocol` of a packet without link header, if it does not follow from the packet.
+    pub taken_for: Option<u16>,
 }
 
 /// An IP packet.
@@ -83,6 +85,12 @@ impl Frame {
             parsed.ip = Ip::parse(rest);
         }
         parsed
+    }
+
+    /// Whether the kernel takes it for what its headers say.
+    pub fn is_taken_right(&self) -> bool {
+        let by_version = |ip: &Ip| if ip.source.is_ipv4() { IPV4 } else { IPV6 };
+        self.taken_for.is_none_or(|protocol| self.ip.as_ref().map(by_version) == Some(protocol))
     }
 
     /// In one line.

@@ -71,6 +71,12 @@ impl<'a> Reader<'a> {
         Ok(if self.is_big { u32::from_be_bytes(bytes) } else { u32::from_le_bytes(bytes) })
     }
 
+    fn half(&mut self) -> Result<u32, PcapError> {
+        let bytes = self.bytes(2)?;
+        let bytes = [bytes[0], bytes[1]];
+        Ok(u32::from(if self.is_big { u16::from_be_bytes(bytes) } else { u16::from_le_bytes(bytes) }))
+    }
+
     fn packet(&mut self, number: usize, link_type: u32, captured: u32, length: u32) -> Result<Captured, PcapError> {
         let at = self.at;
         let captured = usize::try_from(captured).ok().filter(|captured| *captured <= LONGEST);
@@ -122,7 +128,7 @@ fn pcapng(mut reader: Reader<'_>) -> Result<Vec<Captured>, PcapError> {
         let end = end.ok_or(damaged.clone())?;
         let number = packets.len() + 1;
         match kind {
-            INTERFACE => interfaces.push(reader.word()? & 0xffff),
+            INTERFACE => interfaces.push(reader.half()?),
             ENHANCED_PACKET => {
                 let interface = reader.word()? as usize;
                 reader.bytes(8)?;

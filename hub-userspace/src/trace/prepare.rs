@@ -85,6 +85,7 @@ pub fn prepare(
         of: of.clone(),
         reason: attach_reason.map(|reason| format!(" ({reason})")).unwrap_or_default(),
     })?;
+    let mut protocol = None;
     let frame = match (&request.packet, &request.frame) {
         (Some(packet), None) => {
             let ip = build(packet)?;
@@ -93,7 +94,11 @@ pub fn prepare(
         (None, Some(frame)) => {
             let frame = hex::decode(frame).ok_or(TraceError::Hex)?;
             match (request.ethernet.unwrap_or(link.ethernet), link.ethernet) {
-                (true, false) => without_link_header(&frame),
+                (true, false) => {
+                    let (ether_type, packet) = without_link_header(&frame);
+                    protocol = ether_type;
+                    packet
+                }
                 (false, true) => [link_header(view, link, peer, source_of(&frame)), frame].concat(),
                 _ => frame,
             }
@@ -110,12 +115,20 @@ pub fn prepare(
         ethernet: link.ethernet,
         attach,
     };
-    Ok(on_interface(view, config, ingress, frame))
+    Ok(on_interface(view, config, ingress, frame, protocol))
 }
 
-/// Prepares a frame that arrives on an interface.
-pub fn on_interface(view: View<'_>, config: &Arc<Config>, ingress: TraceIngress, frame: Vec<u8>) -> Prepared {
-    let parsed = Frame::parse(&frame, ingress.ethernet);
+/// Prepares a frame that arrives on an interface. `protocol`: what the kernel takes a packet without link header for, an
+/// `EtherType`; by default, what its IP version says.
+pub fn on_interface(
+    view: View<'_>,
+    config: &Arc<Config>,
+    ingress: TraceIngress,
+    frame: Vec<u8>,
+    protocol: Option<u16>,
+) -> Prepared {
+    let protocol = protocol.filter(|_| !ingress.ethernet);
+    let parsed = Frame { taken_for: protocol, ..Frame::parse(&frame, ingress.ethernet) };
     let explanation = explain(view, ingress.ifindex, &parsed);
     let next_hop = explanation.next_hop.filter(|next_hop| next_hop.ifindex != 0);
     let leaving = next_hop.map(|next_hop| Leaving {
@@ -128,7 +141,7 @@ pub fn on_interface(view: View<'_>, config: &Arc<Config>, ingress: TraceIngress,
         is_ethernet: ingress.ethernet,
         has_xdp: ingress.attach.starts_with("xdp"),
         frame,
-        protocol: None,
+        protocol,
         leaving,
     };
     let egress_interface = leaving.map(|leaving| view.interface(leaving.ifindex));
@@ -158,13 +171,14 @@ fn link_header(view: View<'_>, link: &Link, peer: Option<IpAddr>, source: IpAddr
     [&link.mac.unwrap_or_default()[..], &sender, &ether_type].concat()
 }
 
-/// The packet behind an Ethernet header and its tags.
-fn without_link_header(frame: &[u8]) -> Vec<u8> {
+/// The packet behind an Ethernet header and its tags, and what the header says that it is.
+fn without_link_header(frame: &[u8]) -> (Option<u16>, Vec<u8>) {
     let mut start = 12;
     while let Some([0x81, 0x00] | [0x88, 0xa8]) = frame.get(start..start + 2) {
         start += 4;
     }
-    frame.get(start + 2..).unwrap_or_default().to_vec()
+    let ether_type = frame.get(start..start + 2).map(|pair| u16::from_be_bytes([pair[0], pair[1]]));
+    (ether_type, frame.get(start + 2..).unwrap_or_default().to_vec())
 }
 
 /// The source of an IP packet; of another one, any IPv4 address.

@@ -75,17 +75,13 @@ fn ended_at(run: &TraceRun) -> Stage {
         // The egress connection's selectors come after the packet counts as received.
         Some(Reason::SelectorMismatch) if run.is_admitted => Stage::NextHop,
         Some(
-            Reason::Multicast
-            | Reason::LinkLocal
-            | Reason::ToHub
-            | Reason::SpoofedSource
-            | Reason::SelectorMismatch,
+            Reason::Multicast | Reason::LinkLocal | Reason::ToHub | Reason::SpoofedSource | Reason::SelectorMismatch,
         ) => Stage::Selector,
         Some(Reason::NoRoute | Reason::Isolated) => Stage::Route,
         Some(Reason::NextHopDown) => Stage::NextHop,
-        Some(
-            Reason::TtlExpired | Reason::TooBig | Reason::IpOptions | Reason::NoNeighbour | Reason::HandedOver,
-        ) => Stage::Rewrite,
+        Some(Reason::TtlExpired | Reason::TooBig | Reason::IpOptions | Reason::NoNeighbour | Reason::HandedOver) => {
+            Stage::Rewrite
+        }
     }
 }
 
@@ -131,17 +127,14 @@ fn stages(config: &Config, explanation: &Explanation, ended: Stage, is_forwarded
 
 fn origin(config: &Config, object: &Object) -> Option<TraceOrigin> {
     match object {
-        Object::Connection { name, negotiated } => {
-            config.connections.contains_key(name).then(|| TraceOrigin {
-                object: format!("connection {name}"),
-                origin: config.provenance.connection(name),
-                negotiated: *negotiated,
-            })
-        }
+        Object::Connection { name, negotiated } => config.connections.contains_key(name).then(|| TraceOrigin {
+            object: format!("connection {name}"),
+            origin: config.provenance.connection(name),
+            negotiated: *negotiated,
+        }),
         Object::Route { destination, next_hop, is_learned } => {
-            let is_it = |route: &crate::config::model::Route| {
-                route.destination == *destination && route.next_hop == *next_hop
-            };
+            let is_it =
+                |route: &crate::config::model::Route| route.destination == *destination && route.next_hop == *next_hop;
             let origin = match is_learned {
                 true => Origin::Learned,
                 false => config.provenance.route(config.routes.iter().position(is_it)?),
@@ -219,7 +212,9 @@ fn slow_path(mark: Mark, run: &TraceRun, explanation: &Explanation) -> SlowPath 
     };
     let number = next_hop_of(mark, bits);
     let (meaning, next_hop) = match number {
-        _ if bits == 0 => ("the kernel may take it for itself or forward it by its own routes, never to a site".to_owned(), None),
+        _ if bits == 0 => {
+            ("the kernel may take it for itself or forward it by its own routes, never to a site".to_owned(), None)
+        }
         _ if bits == mark.local() => ("only for the hub itself: the kernel never forwards it".to_owned(), None),
         Some(Mark::NO_ROUTE) => ("the kernel answers \"unreachable\" and never forwards it".to_owned(), None),
         Some(slot) => {

@@ -103,9 +103,8 @@ fn impossible_packet_is_refused_with_a_reason() {
 #[test]
 fn changed_fields_are_named() {
     let before = build(&request("10.1.0.1", "10.2.0.2", Some(6))).expect("it can be built");
-    let frame = |destination: u8, packet: &[u8]| {
-        [&[2, 0, 0, 0, 0, destination, 2, 0, 0, 0, 0, 9, 8, 0][..], packet].concat()
-    };
+    let frame =
+        |destination: u8, packet: &[u8]| [&[2, 0, 0, 0, 0, destination, 2, 0, 0, 0, 0, 9, 8, 0][..], packet].concat();
     let mut after = before.clone();
     after[8] = 63;
     after[19] = 3;

@@ -5,9 +5,7 @@ use std::{
     net::{IpAddr, Ipv6Addr},
 };
 
-use hub_common::maps::{
-    ANY_LOCAL, Local, NO_PORT_RULES, Remote, Rule, SCOPE_BITS, Scoped, UNATTRIBUTED, VPC,
-};
+use hub_common::maps::{ANY_LOCAL, Local, NO_PORT_RULES, Remote, Rule, SCOPE_BITS, Scoped, UNATTRIBUTED, VPC};
 use ipnet::IpNet;
 
 use super::packet::Transport;

@@ -3,7 +3,9 @@
 use std::fs;
 use std::time::Duration;
 
-use hub_tests::lab::{FrameSocket, HANGZHOU, HUB, HubConfig, NINGBO, Options, Rig, SHANGHAI, Scratch, Site, VPC};
+use hub_tests::lab::{
+    FrameSocket, HANGZHOU, HUB, HubConfig, NINGBO, Options, Rig, SHANGHAI, Scratch, Site, VPC, World,
+};
 use serde_json::Value;
 
 use crate::output::assert_schema;
@@ -11,8 +13,14 @@ use crate::{SITES, failure, stderr, stdout, vpnhub};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
-fn rig(options: &Options) -> Rig {
-    let rig = Rig::start(&options.clone().slow_path(true), &HubConfig::offices(&SITES)).unwrap();
+fn rig() -> Rig {
+    rig_with(&[])
+}
+
+/// With more arguments of `run`.
+fn rig_with(arguments: &[&str]) -> Rig {
+    let world = World::three_offices(&Options::default().slow_path(true)).unwrap();
+    let rig = Rig::start_in(world, &HubConfig::offices(&SITES), arguments).unwrap();
     rig.warm_up(&SITES).unwrap();
     rig
 }
@@ -48,7 +56,17 @@ fn assert_arrives_as_traced(rig: &Rig, trace: &Value) {
 
 #[test]
 fn packet_arrives_as_it_was_traced() {
-    let rig = rig(&Options::default());
+    arrives_as_traced(&[], "xdp");
+}
+
+#[test]
+fn packet_arrives_as_it_was_traced_with_tc_only() {
+    arrives_as_traced(&["--attach", "tc"], "tc");
+}
+
+/// Traces packets between all kinds of attachments, and then sends them.
+fn arrives_as_traced(arguments: &[&str], hook: &str) {
+    let rig = rig_with(arguments);
     let before = rig.agent.status().unwrap();
     let (sh, hz) = (SHANGHAI.hosts(), HANGZHOU.hosts());
     let mut traces = Vec::new();
@@ -56,7 +74,8 @@ fn packet_arrives_as_it_was_traced() {
         let (sh, hz) = (sh[family].to_string(), hz[family].to_string());
         let vpc = [VPC.host4.to_string(), VPC.host6.to_string()][family].clone();
         for (from, source, destination) in [("shanghai", &sh, &hz), ("hangzhou", &hz, &vpc), ("vpc", &vpc, &sh)] {
-            for more in [&["--proto", "udp", "--len", "100"][..], &["--proto", "tcp", "--sport", "7"], &["--ttl", "2"]] {
+            for more in [&["--proto", "udp", "--len", "100"][..], &["--proto", "tcp", "--sport", "7"], &["--ttl", "2"]]
+            {
                 traces.push(trace(&rig, &[&[from, "--src", source, "--dst", destination], more].concat()));
             }
         }
@@ -66,12 +85,14 @@ fn packet_arrives_as_it_was_traced() {
     for counter in ["drops", "passes"] {
         assert_eq!(before[counter], after[counter]);
     }
-    for (before, after) in before["connections"].as_array().unwrap().iter().zip(after["connections"].as_array().unwrap())
+    for (before, after) in
+        before["connections"].as_array().unwrap().iter().zip(after["connections"].as_array().unwrap())
     {
         assert_eq!(before["tx_packets"], after["tx_packets"], "{}", before["name"]);
     }
     for trace in &traces {
         assert_eq!(trace["verdict"]["action"], "forward", "{trace:#}");
+        assert_eq!(trace["programs"], serde_json::json!([{ "hook": hook, "action": "redirect" }]));
         assert_arrives_as_traced(&rig, trace);
     }
     rig.stop().unwrap();
@@ -79,7 +100,7 @@ fn packet_arrives_as_it_was_traced() {
 
 #[test]
 fn trace_names_the_object_that_answers() {
-    let rig = rig(&Options::default());
+    let rig = rig();
     let added = rig.agent.cli(&["route", "add", "10.10.30.128/25", "--next-hop", "ningbo"]).unwrap();
     assert!(added.status.success(), "{}", stderr(&added));
     let file = rig.agent.config();
@@ -108,7 +129,7 @@ fn trace_names_the_object_that_answers() {
 
 #[test]
 fn trace_says_what_the_kernel_does_with_a_passed_packet() {
-    let rig = rig(&Options::default());
+    let rig = rig();
     let rows: [(&[&str], &str, &str, Value); 4] = [
         (&["--dst", "10.10.20.1", "--ttl", "1"], "ttl_expired", "rewrite", "hangzhou".into()),
         (&["--dst", "10.10.20.1", "--proto", "udp", "--len", "1501"], "too_big", "rewrite", "hangzhou".into()),
@@ -127,7 +148,7 @@ fn trace_says_what_the_kernel_does_with_a_passed_packet() {
 
 #[test]
 fn table_explains_stage_by_stage() {
-    let rig = rig(&Options::default());
+    let rig = rig();
     let args = ["trace", "--in", "shanghai", "--src", "10.10.10.1", "--dst", "10.10.20.1", "--proto", "tcp"];
     let text = stdout(&rig.agent.cli(&args).unwrap());
     let file = rig.agent.config().display().to_string();
@@ -153,7 +174,7 @@ fn checkout(path: &str) -> std::path::PathBuf {
 
 #[test]
 fn capture_is_summed_up_by_verdict() {
-    let rig = rig(&Options::default());
+    let rig = rig();
     let packets = [
         trace(&rig, &["shanghai", "--src", "10.10.10.1", "--dst", "10.10.20.1"]),
         trace(&rig, &["shanghai", "--src", "10.10.10.2", "--dst", "10.10.20.1", "--proto", "udp"]),
@@ -188,12 +209,15 @@ fn capture_is_summed_up_by_verdict() {
 
 #[test]
 fn impossible_trace_is_refused_with_a_sentence() {
-    let rig = rig(&Options::default());
+    let rig = rig();
     let refused = |args: &[&str]| failure(&rig.agent.cli(&[&["trace", "--in"], args].concat()).unwrap());
     let some = ["--src", "10.10.10.1", "--dst", "10.10.20.1"];
     let with = |first: &'static str, more: &[&'static str]| [&[first], &some[..], more].concat();
     let rows = [
-        (with("beijing", &[]), "there is no connection \"beijing\"; help: a packet may come from hangzhou, ningbo, shanghai, vpc"),
+        (
+            with("beijing", &[]),
+            "there is no connection \"beijing\"; help: a packet may come from hangzhou, ningbo, shanghai, vpc",
+        ),
         (with("shanghai", &["--sport", "1"]), "protocol 1 has no ports"),
         (with("shanghai", &["--proto", "udp", "--len", "9000"]), "--len 9000 is too long for a test run in the kernel"),
         (with("shanghai", &["--proto", "tpc"]), "there is no protocol \"tpc\""),

@@ -76,8 +76,8 @@ fn trace(
         ethernet,
         attach: attach.into(),
     };
-    let mut prepared = program.view(world, |view| on_interface(view, config, ingress, arrival.frame.clone()));
-    prepared.arrived.protocol = arrival.taken_for;
+    let frame = arrival.frame.clone();
+    let prepared = program.view(world, |view| on_interface(view, config, ingress, frame, arrival.taken_for));
     let run = tracer.run(&prepared.arrived, &prepared.explanation.likely)?;
     Ok(report(&prepared, &run))
 }

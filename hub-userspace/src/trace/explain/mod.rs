@@ -64,8 +64,15 @@ pub struct Lookup {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Object {
     /// A connection, and whether its selectors are those of its SAs.
-    Connection { name: String, negotiated: bool },
-    Route { destination: IpNet, next_hop: String, is_learned: bool },
+    Connection {
+        name: String,
+        negotiated: bool,
+    },
+    Route {
+        destination: IpNet,
+        next_hop: String,
+        is_learned: bool,
+    },
 }
 
 /// What the stages look up, up to the last one that the tables allow the packet to reach.
@@ -157,7 +164,11 @@ impl Explainer<'_> {
         self.add(Stage::Parse, "attachment", interface, format!("{of}, {kind}"));
         let belongs_here = self.vlan(frame) && self.link_address(frame, &attachment);
         self.add(Stage::Parse, "packet", "headers", frame.summary());
-        belongs_here.then_some(attachment)
+        if let Some(protocol) = frame.taken_for {
+            let found = if frame.is_taken_right() { "as its headers say" } else { "its headers say something else" };
+            self.add(Stage::Parse, "protocol", format!("{protocol:#06x}"), found);
+        }
+        (belongs_here && frame.is_taken_right()).then_some(attachment)
     }
 
     /// Whether the frame's VLAN has no interface of its own. As in the kernel, the outermost non-zero VLAN id counts.
@@ -374,11 +385,8 @@ impl Explainer<'_> {
     fn routes(&self, route: Option<&(IpNet, Target)>) -> Vec<Object> {
         let Some((destination, Target::Connections(members))) = route else { return Vec::new() };
         let is_learned = self.view.rib.is_learned(*destination);
-        let object = |next_hop: &String| Object::Route {
-            destination: *destination,
-            next_hop: next_hop.clone(),
-            is_learned,
-        };
+        let object =
+            |next_hop: &String| Object::Route { destination: *destination, next_hop: next_hop.clone(), is_learned };
         members.keys().map(object).collect()
     }
 }
@@ -388,9 +396,7 @@ fn is_special(address: IpAddr) -> bool {
     is_multicast(address)
         || match address {
             IpAddr::V4(address) => address.is_link_local() || address.is_loopback() || address.octets()[0] == 0,
-            IpAddr::V6(address) => {
-                address.is_unicast_link_local() || address.is_loopback() || address.is_unspecified()
-            }
+            IpAddr::V6(address) => address.is_unicast_link_local() || address.is_loopback() || address.is_unspecified(),
         }
 }
 
