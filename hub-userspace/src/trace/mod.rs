@@ -8,6 +8,7 @@
 //! | `explain` | what each stage looks up, and which object answers (pure) |
 //! | `prepare` | from a request to a frame on an interface, in the agent's loop (pure) |
 //! | `report` | the answer, of the explanation and the program's result (pure) |
+//! | `slow_path` | what the kernel does with a passed packet (pure) |
 //! | `changes` | fields that the program has changed (pure) |
 //! | `pcap` | reads captures (pure) |
 //!
@@ -24,6 +25,7 @@ pub mod packet;
 pub mod pcap;
 pub mod prepare;
 pub mod report;
+mod slow_path;
 pub mod view;
 
 pub use self::{

@@ -11,11 +11,12 @@ use super::{
     hex,
     packet::Frame,
     prepare::Prepared,
+    slow_path::{marked_next_hop, slow_path},
 };
 use crate::{
     api_types::trace::{
-        ProgramRun, SlowPath, StageOutcome, THE_VPC, Trace, TraceAction, TraceEgress, TraceLookup, TraceOrigin,
-        TracePacket, TraceStage, TraceVerdict,
+        ProgramRun, StageOutcome, THE_VPC, Trace, TraceAction, TraceEgress, TraceLookup, TraceOrigin, TracePacket,
+        TraceStage, TraceVerdict,
     },
     config::{Config, Origin},
     datapath::{Action, Hook, TraceRun},
@@ -53,7 +54,7 @@ pub fn report(prepared: &Prepared, run: &TraceRun) -> Trace {
             connection: (run.connection != UNATTRIBUTED).then(|| name(explanation, run.connection)),
             egress,
         },
-        slow_path: (action == TraceAction::Pass).then(|| slow_path(config.dataplane.mark, run, explanation)),
+        slow_path: (action == TraceAction::Pass).then(|| slow_path(prepared, run)),
         disagreements: disagreements(config.dataplane.mark, explanation, run, stage),
         ingress: ingress.clone(),
     }
@@ -144,7 +145,7 @@ fn origin(config: &Config, object: &Object) -> Option<TraceOrigin> {
     }
 }
 
-fn name(explanation: &Explanation, slot: u32) -> String {
+pub fn name(explanation: &Explanation, slot: u32) -> String {
     match (explanation.names.get(&slot), slot) {
         (Some(name), _) => name.clone(),
         (None, VPC) => THE_VPC.to_owned(),
@@ -176,9 +177,7 @@ fn sentence(run: &TraceRun, explanation: &Explanation, egress: Option<&TraceEgre
         Reason::Malformed => "truncated, or its lengths or headers contradict each other",
         Reason::TooManyTags => "more than two VLAN tags",
         Reason::ProtocolMismatch => "the kernel takes it for another protocol than its headers say",
-        Reason::SpoofedSource => {
-            "the source is in no selector of the connection, does not route back to it, or cannot be a source"
-        }
+        Reason::SpoofedSource => "the connection may not send from this source",
         Reason::SelectorMismatch if run.is_admitted => {
             "the selectors of the next hop's connection do not admit this pair of addresses, protocol and ports"
         }
@@ -192,42 +191,12 @@ fn sentence(run: &TraceRun, explanation: &Explanation, egress: Option<&TraceEgre
         Stage::NextHop | Stage::Rewrite => explanation.next_hop,
         _ => None,
     };
-    match next_hop {
-        Some(next_hop) => format!("{text}; next hop: {}", name(explanation, next_hop.connection)),
-        None => text.to_owned(),
+    let last = explanation.lookups.iter().rfind(|lookup| lookup.stage == Stage::Selector);
+    match (next_hop, reason, last) {
+        (Some(next_hop), ..) => format!("{text}; next hop: {}", name(explanation, next_hop.connection)),
+        (None, Reason::SpoofedSource, Some(last)) => format!("{text}: {} {}", last.what, last.found),
+        (None, ..) => text.to_owned(),
     }
-}
-
-/// The meaning of the mark: see [`hub_common::mark`].
-fn slow_path(mark: Mark, run: &TraceRun, explanation: &Explanation) -> SlowPath {
-    let bits = run.mark & mark.mask;
-    let answer = |next_hop: &str| match run.reason {
-        Some(Reason::TtlExpired) => "the kernel answers \"time exceeded\"".to_owned(),
-        Some(Reason::TooBig) => format!("the kernel fragments it towards {next_hop}, or answers \"packet too big\""),
-        Some(Reason::NextHopDown) => "the kernel answers \"unreachable\"".to_owned(),
-        Some(Reason::NoNeighbour) => {
-            format!("the kernel resolves the neighbour and forwards it, only to next hop {next_hop}")
-        }
-        _ => format!("the kernel forwards it, only to next hop {next_hop}"),
-    };
-    let number = next_hop_of(mark, bits);
-    let (meaning, next_hop) = match number {
-        _ if bits == 0 => {
-            ("the kernel may take it for itself or forward it by its own routes, never to a site".to_owned(), None)
-        }
-        _ if bits == mark.local() => ("only for the hub itself: the kernel never forwards it".to_owned(), None),
-        Some(Mark::NO_ROUTE) => ("the kernel answers \"unreachable\" and never forwards it".to_owned(), None),
-        Some(slot) => {
-            let name = name(explanation, slot);
-            (answer(&name), Some(name))
-        }
-        None => ("unknown mark".to_owned(), None),
-    };
-    SlowPath { mark: format!("{bits:#010x}"), meaning, next_hop }
-}
-
-fn next_hop_of(mark: Mark, bits: u32) -> Option<u32> {
-    (0..mark.numbers()).find(|number| mark.numbered(*number) == bits)
 }
 
 /// Facts that both the program and the explanation have, and that differ.
@@ -264,10 +233,4 @@ fn disagreements(mark: Mark, explanation: &Explanation, run: &TraceRun, ended: S
         found.push(format!("by the program the egress selectors {program} it, by the tables they {tables} it"));
     }
     found
-}
-
-/// The slot of the next hop in the mark of a passed packet.
-fn marked_next_hop(mark: Mark, run: &TraceRun) -> Option<u32> {
-    let bits = run.mark & mark.mask;
-    next_hop_of(mark, bits).filter(|number| bits != 0 && bits != mark.local() && *number != Mark::NO_ROUTE)
 }

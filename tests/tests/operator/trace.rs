@@ -1,10 +1,11 @@
 //! `vpnhub trace` of a running agent: what it says of a packet is what happens on the wire.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::time::Duration;
 
 use hub_tests::lab::{
-    FrameSocket, HANGZHOU, HUB, HubConfig, NINGBO, Options, Rig, SHANGHAI, Scratch, Site, VPC, World,
+    FrameSocket, HANGZHOU, HUB, HubConfig, NINGBO, Options, Rig, SHANGHAI, Scratch, Site, Status, VPC, World,
 };
 use serde_json::Value;
 
@@ -38,7 +39,11 @@ fn bytes(packet: &Value) -> Vec<u8> {
 
 /// The far end of a link: its place and device.
 fn far_end(name: &str) -> (&str, String) {
-    if name == "vpc" { (VPC.place, VPC.device.to_owned()) } else { (name, Site::device(0)) }
+    match name.strip_suffix("-2") {
+        _ if name == "vpc" => (VPC.place, VPC.device.to_owned()),
+        Some(site) => (site, Site::device(1)),
+        None => (name, Site::device(0)),
+    }
 }
 
 /// Sends the traced packet, and expects the traced one at the far end of the traced interface.
@@ -80,21 +85,22 @@ fn arrives_as_traced(arguments: &[&str], hook: &str) {
             }
         }
     }
-    // Traces count nothing.
+    // Traces count nothing. What is passed are also ARP and neighbour discovery.
     let after = rig.agent.status().unwrap();
-    for counter in ["drops", "passes"] {
-        assert_eq!(before[counter], after[counter]);
-    }
-    for (before, after) in
-        before["connections"].as_array().unwrap().iter().zip(after["connections"].as_array().unwrap())
-    {
-        assert_eq!(before["tx_packets"], after["tx_packets"], "{}", before["name"]);
+    assert_eq!(before["drops"], after["drops"]);
+    let connections = |status: &Status| status["connections"].as_array().unwrap().clone();
+    for (before, after) in connections(&before).iter().zip(&connections(&after)) {
+        for counter in ["rx_packets", "tx_packets"] {
+            assert_eq!(before[counter], after[counter], "{counter} of {}", before["name"]);
+        }
     }
     for trace in &traces {
         assert_eq!(trace["verdict"]["action"], "forward", "{trace:#}");
         assert_eq!(trace["programs"], serde_json::json!([{ "hook": hook, "action": "redirect" }]));
         assert_arrives_as_traced(&rig, trace);
     }
+    let pins = rig.world[HUB].pins();
+    assert!(pins.join("counters").exists() && !pins.join("trace").exists(), "{}", pins.display());
     rig.stop().unwrap();
 }
 
@@ -130,10 +136,11 @@ fn trace_names_the_object_that_answers() {
 #[test]
 fn trace_says_what_the_kernel_does_with_a_passed_packet() {
     let rig = rig();
-    let rows: [(&[&str], &str, &str, Value); 4] = [
+    let rows: [(&[&str], &str, &str, Value); 5] = [
         (&["--dst", "10.10.20.1", "--ttl", "1"], "ttl_expired", "rewrite", "hangzhou".into()),
         (&["--dst", "10.10.20.1", "--proto", "udp", "--len", "1501"], "too_big", "rewrite", "hangzhou".into()),
         (&["--dst", "192.168.0.1"], "to_hub", "selector", Value::Null),
+        (&["--dst", "192.168.0.1", "--proto", "tcp"], "to_hub", "selector", Value::Null),
         (&["--dst", "10.99.0.1"], "no_route", "route", Value::Null),
     ];
     for (args, reason, stage, next_hop) in rows {
@@ -143,6 +150,26 @@ fn trace_says_what_the_kernel_does_with_a_passed_packet() {
     }
     let trace = trace(&rig, &["shanghai", "--src", "10.10.20.9", "--dst", "10.10.30.1"]);
     assert_eq!((&trace["verdict"]["reason"], &trace["after"]), (&"spoofed_source".into(), &Value::Null));
+    rig.stop().unwrap();
+}
+
+#[test]
+fn trace_says_why_a_flow_has_its_next_hop() {
+    let options = Options::default().slow_path(true).second_link("shanghai");
+    let config = HubConfig::offices(&SITES).second_link(&SHANGHAI, [100, 50]);
+    let rig = Rig::start(&options, &config).unwrap();
+    rig.warm_up(&SITES).unwrap();
+    let mut next_hops = BTreeSet::new();
+    for port in 1..=16 {
+        let args = ["hangzhou", "--src", "10.10.20.1", "--dst", "10.10.10.1", "--proto", "udp", "--sport"];
+        let trace = trace(&rig, &[&args[..], &[&port.to_string()]].concat());
+        let egress = trace["verdict"]["egress"]["connection"].as_str().unwrap().to_owned();
+        let bucket = trace["stages"][4]["lookups"][0]["found"].as_str().unwrap();
+        assert_eq!(bucket, format!("{egress}'s; buckets by weight: shanghai 171, shanghai-2 85"));
+        assert_arrives_as_traced(&rig, &trace);
+        next_hops.insert(egress);
+    }
+    assert_eq!(next_hops, BTreeSet::from(["shanghai".to_owned(), "shanghai-2".to_owned()]));
     rig.stop().unwrap();
 }
 
