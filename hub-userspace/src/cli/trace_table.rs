@@ -81,15 +81,14 @@ pub fn capture(CaptureTrace { packets, truncated, verdicts, untraced }: &Capture
         let verdict = verdict_text(&example.verdict);
         rows.add_row([packets.to_string(), verdict, first.to_string(), example.packet.summary.clone()]);
     }
-    let mut text = format!("{packets} packets\n\n{rows}\n");
-    if *truncated > 0 {
-        text += &format!("{truncated} packets are not complete in the capture: zeros replaced the missing bytes\n");
-    }
-    for UntracedCount { error, packets, first } in untraced {
-        text += &format!("{packets} packets not traced, the first is number {first}: {error}\n");
-    }
-    for disagreement in verdicts.iter().flat_map(|verdict| &verdict.example.disagreements) {
-        text += &format!("warning: the explanation contradicts the program: {disagreement}\n");
-    }
-    text
+    let truncated = (*truncated > 0)
+        .then(|| format!("{truncated} packets are not complete in the capture: zeros replaced the missing bytes\n"));
+    let untraced = untraced.iter().map(|UntracedCount { error, packets, first }| {
+        format!("{packets} packets not traced, the first is number {first}: {error}\n")
+    });
+    let disagreements = verdicts.iter().flat_map(|verdict| &verdict.example.disagreements);
+    let disagreements =
+        disagreements.map(|found| format!("warning: the explanation contradicts the program: {found}\n"));
+    let notes: Vec<String> = truncated.into_iter().chain(untraced).chain(disagreements).collect();
+    format!("{packets} packets\n\n{rows}\n{}", notes.concat())
 }

@@ -97,8 +97,8 @@ impl Frame {
     pub fn summary(&self) -> String {
         match (&self.ip, self.ether_type) {
             (Some(ip), _) => {
-                let tags: String = self.tags.iter().map(|id| format!("VLAN {id}, ")).collect();
-                format!("{tags}{}", ip.summary())
+                let tags: Vec<String> = self.tags.iter().map(|id| format!("VLAN {id}, ")).collect();
+                format!("{}{}", tags.concat(), ip.summary())
             }
             (None, Some(IPV4 | IPV6)) => "malformed IP packet".to_owned(),
             (None, Some(other)) => format!("EtherType {other:#06x}"),

@@ -4,6 +4,7 @@
 
 mod arrival;
 mod inputs;
+pub mod traced;
 
 use std::collections::{BTreeMap, BTreeSet};
 
