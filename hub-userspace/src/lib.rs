@@ -22,3 +22,4 @@ pub mod policy;
 pub mod rate_limit;
 pub mod routing;
 pub mod store;
+pub mod trace;

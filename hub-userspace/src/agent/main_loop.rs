@@ -36,7 +36,7 @@ use crate::{
         model::{Learn, OnStop, SelectorSource},
     },
     connection::memory::Clock,
-    datapath::{AttachMode, Dataplane, Instance},
+    datapath::{AttachMode, Dataplane, Instance, LiveTables},
     health::{self, Prober},
     ipsec::{
         links::first_links,
@@ -232,6 +232,11 @@ impl Agent {
         self.edge.listeners.downgrade()
     }
 
+    /// The program's tables, for a second load.
+    pub fn live_tables(&self) -> Arc<LiveTables> {
+        self.edge.datapath.live_tables()
+    }
+
     /// The address at which to serve metrics, as configured; `None`: at none.
     pub fn metrics_address(&self) -> watch::Receiver<Option<SocketAddr>> {
         self.metrics.subscribe()
@@ -337,6 +342,7 @@ impl Agent {
                 drop(answer.send(Snapshot::take(&self.world, &mut self.edge)));
             }
             Request::Metrics(answer) => drop(answer.send(MetricsSnapshot::take(&self.world, &self.edge))),
+            Request::Trace(request, answer) => drop(answer.send(self.world.trace(&request))),
             Request::Config(answer) => drop(answer.send(Arc::clone(self.world.config()))),
             Request::ReadSecrets(answer) => {
                 self.follow(Event::Secrets);

@@ -12,6 +12,7 @@
 //! | `main_loop` | the loop |
 //! | `snapshot`, `warnings` | the data of a status |
 //! | `metrics` | the data of a scrape |
+//! | `trace` | the look-ups of a trace |
 //! | `record` | records events: `run --record` |
 //!
 //! One loop ([`Agent`]) owns all state and is the only writer. Slow work runs elsewhere: the
@@ -41,6 +42,7 @@ pub mod step;
 mod tables;
 #[cfg(test)]
 mod tests;
+mod trace;
 mod underlays;
 mod warnings;
 mod watchdog;

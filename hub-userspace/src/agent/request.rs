@@ -6,12 +6,20 @@ use anyhow::Result;
 use tokio::sync::oneshot;
 
 use super::{effect::Settled, event::Transition, metrics::MetricsSnapshot, snapshot::Snapshot};
-use crate::{config::Config, fib::id_allocator::Full, ipsec::vici::driver::Renegotiated};
+use crate::{
+    api_types::trace::TraceRequest,
+    config::Config,
+    fib::id_allocator::Full,
+    ipsec::vici::driver::Renegotiated,
+    trace::{Prepared, TraceError},
+};
 
 /// A request to the agent.
 pub enum Request {
     Status(oneshot::Sender<Result<Snapshot>>),
     Metrics(oneshot::Sender<Result<MetricsSnapshot>>),
+    /// Prepares a packet for a trace.
+    Trace(TraceRequest, oneshot::Sender<Result<Prepared, TraceError>>),
     /// The configuration in force.
     Config(oneshot::Sender<Arc<Config>>),
     /// Checks whether the kernel program's tables have room for a change.

@@ -13,6 +13,7 @@ mod peer_config;
 mod renegotiate;
 mod server;
 mod socket;
+mod trace;
 
 use anyhow::{Context as _, Result};
 use axum::{
@@ -21,7 +22,7 @@ use axum::{
     http::StatusCode,
     middleware::from_fn,
     response::{IntoResponse, Response},
-    routing::get,
+    routing::{get, post},
 };
 use serde::{Deserialize, Serialize};
 use tokio::sync::{broadcast, mpsc, oneshot};
@@ -31,6 +32,7 @@ pub use self::{
     metrics::{MetricsListener, ScrapeLock},
     objects::{CustomerGatewayEntry, Shown},
     socket::Socket,
+    trace::TraceLoad,
 };
 use crate::{
     agent::{Request, Snapshot},
@@ -64,6 +66,7 @@ pub fn router(state: AppState) -> Router {
         .route(STATUS, get(status))
         .route(EVENTS, get(events::follow))
         .route(METRICS, get(metrics::answer))
+        .route(trace::TRACE, post(trace::trace))
         .route(&format!("{}/{{name}}/{{format}}", peer_config::PEER_CONFIG), get(peer_config::peer_config))
         .layer(from_fn(access::guard))
         .with_state(state)
@@ -80,6 +83,7 @@ pub struct AppState {
     pub reloads: ReloadState,
     pub scrapes: ScrapeLock,
     pub metrics: MetricsListener,
+    pub trace: TraceLoad,
 }
 
 async fn status(State(state): State<AppState>) -> Response {

@@ -3,3 +3,4 @@
 pub mod diagnose;
 pub mod event;
 pub mod status;
+pub mod trace;

@@ -1,11 +1,14 @@
 //! The command line.
 
+mod background;
 mod cleanup;
 mod diagnose;
 mod objects;
 mod status;
 mod store;
 pub mod table;
+mod trace;
+mod trace_table;
 
 use std::{
     io::{self, IsTerminal as _, Write as _},
@@ -19,25 +22,27 @@ use clap::{Parser, Subcommand, ValueEnum};
 use sd_notify::NotifyState;
 use serde::Serialize;
 use tokio::{
-    signal::unix::{Signal, SignalKind, signal},
-    sync::{mpsc, oneshot},
+    signal::unix::{SignalKind, signal},
+    sync::mpsc,
 };
 use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt as _, util::SubscriberInitExt as _};
 
 use self::{
+    background::{notify, reload_on, report_suppressed},
     objects::{ConnectionCommand, CustomerGatewayCommand, RouteCommand},
     store::StoreCommand,
+    trace::TraceArguments,
 };
 use crate::{
     agent::{Agent, guard, process},
-    api::{AppState, Client, MetricsListener, ScrapeLock, Socket, router},
+    api::{AppState, Client, MetricsListener, ScrapeLock, Socket, TraceLoad, router},
     api_types::event::ConnectionEvent,
     config::{
         Config,
         check::{self, CheckFormat},
         load, parse_duration,
     },
-    config_manager::{ChangeRequest, Changed, ConfigChange, ConfigManager, InitialConfig},
+    config_manager::{Changed, ConfigManager, InitialConfig},
     datapath::{AttachMode, Instance},
     peer_config,
     rate_limit::{LogLimit, UNLIMITED},
@@ -118,6 +123,8 @@ enum Command {
         #[arg(long, value_name = "NAME", default_value_t = Instance::default())]
         instance: Instance,
     },
+    /// Runs a packet through the loaded program, and explains each stage and the verdict. Changes nothing.
+    Trace(TraceArguments),
     /// Destination routes.
     #[command(subcommand)]
     Route(RouteCommand),
@@ -231,6 +238,7 @@ async fn execute(cli: Cli) -> Result<ExitCode> {
             print!("{text}");
             return Ok(code);
         }
+        Command::Trace(arguments) => trace::run(&client, arguments, cli.output).await?,
         Command::Route(command) => objects::route(command, &client, cli.output).await?,
         Command::Connection(command) => objects::connection(command, &client, cli.output).await?,
         Command::CustomerGateway(command) => objects::customer_gateway(command, &client, cli.output).await?,
@@ -338,6 +346,7 @@ async fn serve(
         reloads: manager.reload_state(),
         scrapes: ScrapeLock::default(),
         metrics: MetricsListener::default(),
+        trace: TraceLoad::new(agent.live_tables()),
     };
     tokio::spawn(manager.run(taken));
     state.metrics.serve(agent.metrics_address(), state.clone());
@@ -352,47 +361,4 @@ async fn serve(
         notify(&[NotifyState::Stopping]);
     };
     Box::pin(agent.run(requests, shutdown)).await
-}
-
-/// Logs once a minute how many lines the rate limit has suppressed.
-async fn report_suppressed(limit: LogLimit) {
-    let mut interval = tokio::time::interval(Duration::from_secs(60));
-    loop {
-        interval.tick().await;
-        limit.report();
-    }
-}
-
-/// Reloads the files at each SIGHUP.
-async fn reload_on(mut hangup: Signal, orders: mpsc::Sender<ChangeRequest>) {
-    while hangup.recv().await.is_some() {
-        let reloading = NotifyState::monotonic_usec_now().map(|now| vec![NotifyState::Reloading, now]);
-        notify(&reloading.unwrap_or_default());
-        let (sender, answer) = oneshot::channel();
-        if orders
-            .send(ChangeRequest::Change { change: ConfigChange::Reload(None), uid: None, answer: sender })
-            .await
-            .is_err()
-        {
-            return;
-        }
-        match answer.await {
-            Ok(Ok(changed)) => {
-                changed.warnings.iter().for_each(|warning| tracing::warn!(target: UNLIMITED, "{warning}"));
-                tracing::info!(target: UNLIMITED, "SIGHUP: {}", changed.message);
-            }
-            Ok(Err(error)) => {
-                error.to_string().lines().for_each(|line| tracing::error!(target: UNLIMITED, "SIGHUP: {line}"));
-            }
-            Err(_) => return,
-        }
-        notify(&[NotifyState::Ready]);
-    }
-}
-
-/// Notifies systemd, if it listens.
-fn notify(state: &[NotifyState]) {
-    if let Err(error) = sd_notify::notify(state) {
-        tracing::warn!("systemd not notified: {error}");
-    }
 }

@@ -240,7 +240,7 @@ pub fn audit(entries: &[AuditEntry]) -> String {
     entries.iter().map(line).collect()
 }
 
-fn table(header: &[&str]) -> Table {
+pub(super) fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_header(header);
     table

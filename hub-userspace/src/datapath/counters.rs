@@ -107,6 +107,13 @@ impl BySlot {
         Ok(Named { name, capacity, map: Self { traffic, refusals, reader, records } })
     }
 
+    /// Sets the counters of a slot to zero.
+    pub fn clear(&mut self, slot: u32) -> Result<(), MapError> {
+        let cpus = aya::util::nr_cpus().map_err(|(_, error)| error)?;
+        self.traffic.set(slot, PerCpuValues::try_from(vec![Traffic::default(); cpus])?, 0)?;
+        self.refusals.set(slot, PerCpuValues::try_from(vec![Refusals::default(); cpus])?, 0)
+    }
+
     /// Opens the counters of an instance read-only.
     pub fn look(pins: &Pins) -> Result<Named<Self>, DatapathError> {
         let records = Records::look(pins)?;
@@ -143,9 +150,7 @@ fn sum<V: Pod + Into<Counters>>(map: &PerCpuArray<MapData, V>, slot: u32) -> Res
 /// A slot that gets a new owner starts from zero.
 impl Writer<u32, String> for BySlot {
     fn put(&mut self, slot: &u32, owner: &String) -> Result<(), MapError> {
-        let cpus = aya::util::nr_cpus().map_err(|(_, error)| error)?;
-        self.traffic.set(*slot, PerCpuValues::try_from(vec![Traffic::default(); cpus])?, 0)?;
-        self.refusals.set(*slot, PerCpuValues::try_from(vec![Refusals::default(); cpus])?, 0)?;
+        self.clear(*slot)?;
         self.records.give(*slot, owner)
     }
 

@@ -23,6 +23,7 @@ mod running;
 mod saved_counts;
 mod spread;
 mod tc;
+mod tracer;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -50,6 +51,7 @@ pub use self::{
     run::{Action, Hook, Outcome},
     running::{Running, RunningConnection, RunningInterface, running},
     saved_counts::{OwnCounts, SavedCounts},
+    tracer::{Arrived, Leaving, LiveTables, TraceRun, Tracer},
 };
 use crate::{
     config::model,
@@ -65,6 +67,9 @@ use crate::{
     },
     fib::{id_allocator::DeferredFree, old_group::OldGroup, tables::Write},
 };
+
+/// Directory of an instance with its tables, while [`Tracer`] loads the program again.
+const TRACE: &str = "trace";
 
 /// The kernel program, built with this agent.
 static PROGRAM: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/vpnhub-ebpf"));
@@ -83,6 +88,7 @@ pub struct Dataplane {
     is_starting: bool,
     /// The agent's own counts; read at the first scrape.
     saved: Arc<Mutex<SavedCounts>>,
+    live: Arc<LiveTables>,
 }
 
 fn loader<'a>(settings: &'a model::DataplaneSettings, tag: &'a [u32; 2]) -> Result<EbpfLoader<'a>, DatapathError> {
@@ -121,12 +127,13 @@ impl Dataplane {
     pub fn load(settings: &model::DataplaneSettings) -> Result<Self, DatapathError> {
         error::check_host()?;
         let object = loader(settings, &[0; 2])?.load(PROGRAM).map_err(|error| DatapathError::load(&error))?;
+        let live = Arc::new(LiveTables::of(&object, settings, pins::of_test_run()?)?);
         let mut programs = Programs::load(object, settings.lookup)?;
         let handover = Handover::new(take(programs.object(), HANDOVER)?);
         let spreading = Spreading::take(programs.object())?;
         let maps = Maps::take(programs.object(), settings, Records::default(), groups::create()?)?;
         let (pins, attached, saved) = (None, BTreeSet::new(), Arc::default());
-        Ok(Self { programs, maps, handover, spreading, pins, attached, is_starting: false, saved })
+        Ok(Self { programs, maps, handover, spreading, pins, attached, is_starting: false, saved, live })
     }
 
     /// Loads the programs into the kernel. Those of an earlier agent of this instance keep running until
@@ -158,6 +165,7 @@ impl Dataplane {
             with_pins.map_pin_path(map, path);
         }
         let object = with_pins.load(PROGRAM).map_err(|error| DatapathError::load(&error))?;
+        let live = Arc::new(LiveTables::of(&object, settings, pins.place(TRACE))?);
         let mut programs = Programs::load_both(object, settings.lookup)?;
         let groups = groups::create()?;
         groups::stage(&pins, programs.object(), &groups.map)?;
@@ -166,7 +174,7 @@ impl Dataplane {
         let maps = Maps::take(programs.object(), settings, records, groups)?;
         let saved = Arc::new(Mutex::new(SavedCounts::of(&pins)));
         let (pins, attached) = (Some(pins), BTreeSet::new());
-        let dataplane = Self { programs, maps, handover, spreading, pins, attached, is_starting: true, saved };
+        let dataplane = Self { programs, maps, handover, spreading, pins, attached, is_starting: true, saved, live };
         Ok((dataplane, inherited))
     }
 
@@ -290,6 +298,11 @@ impl Dataplane {
     /// A reader of the counters for other threads.
     pub fn reader(&self) -> Option<CounterReader> {
         self.maps.counters.reader()
+    }
+
+    /// The tables, for a second load of the program.
+    pub fn live_tables(&self) -> Arc<LiveTables> {
+        Arc::clone(&self.live)
     }
 
     /// The agent's own counts, which the next agent continues.

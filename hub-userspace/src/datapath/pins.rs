@@ -14,6 +14,7 @@
 //!   counters/            see super::records
 //!   tables/              see super::groups
 //!   counts               see super::saved_counts
+//!   trace/               see super::tracer
 //! ```
 
 use std::{
@@ -24,6 +25,7 @@ use std::{
         unix::fs::{DirBuilderExt as _, symlink},
     },
     path::{Path, PathBuf},
+    sync::atomic::{AtomicU32, Ordering},
 };
 
 use aya::programs::{
@@ -299,6 +301,14 @@ impl Pins {
         drop(fs::remove_dir(ROOT));
         Ok(())
     }
+}
+
+/// A path for a directory in bpffs without an instance.
+pub fn of_test_run() -> Result<PathBuf, DatapathError> {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    mount_bpffs()?;
+    let number = COUNT.fetch_add(1, Ordering::Relaxed);
+    Ok(Path::new(BPFFS).join(format!("vpnhub-test-run-{}-{number}", std::process::id())))
 }
 
 /// Instances with a directory.

@@ -2,7 +2,7 @@
 
 use aya::{TestRun as _, TestRunOptions};
 
-use super::{DatapathError, Dataplane};
+use super::{DatapathError, Dataplane, attach::Programs};
 
 /// The hook of the program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,6 +67,19 @@ impl Dataplane {
     /// When the interface does not exist or the kernel refuses the frame. With TC the frame must be longer than an
     /// Ethernet header (`bpf_prog_test_run_skb`, `net/bpf/test_run.c`).
     pub fn test_run(&mut self, hook: Hook, ifindex: u32, frame: &[u8], mark: u32) -> Result<Outcome, DatapathError> {
+        self.programs.test_run(hook, ifindex, frame, mark)
+    }
+}
+
+impl Programs {
+    /// See [`Dataplane::test_run`].
+    pub(super) fn test_run(
+        &mut self,
+        hook: Hook,
+        ifindex: u32,
+        frame: &[u8],
+        mark: u32,
+    ) -> Result<Outcome, DatapathError> {
         let length = u32::try_from(frame.len()).map_err(|_| DatapathError::FrameTooLong)?;
         let mut output = vec![0; frame.len() + 256];
         let context = match hook {
@@ -88,10 +101,10 @@ impl Dataplane {
             ..TestRunOptions::default()
         };
         let result = match hook {
-            Hook::Xdp => self.programs.xdp().test_run(options),
-            Hook::Tc => self.programs.tc()?.test_run(options),
-            Hook::Egress => self.programs.egress()?.test_run(options),
-            Hook::Spread => self.programs.spread()?.test_run(options),
+            Hook::Xdp => self.xdp().test_run(options),
+            Hook::Tc => self.tc()?.test_run(options),
+            Hook::Egress => self.egress()?.test_run(options),
+            Hook::Spread => self.spread()?.test_run(options),
         };
         let result = result.map_err(DatapathError::program)?;
         output.truncate(result.data_size_out as usize);

@@ -223,6 +223,16 @@ impl EgressIds {
         self.next_hops.take(next_hop)
     }
 
+    /// The first bucket of a group with several members.
+    pub fn first_bucket(&self, members: &Arc<Members>) -> Option<u32> {
+        Some(self.shared.get(members)? * GROUP_BUCKETS)
+    }
+
+    /// The bucket of a router on the VPC side; `None` is the link itself.
+    pub fn router(&self, gateway: &Option<IpAddr>) -> Option<u32> {
+        self.routers.get(gateway)
+    }
+
     /// The buckets of groups that are no longer used.
     pub fn unused_buckets(&self) -> impl Iterator<Item = Range<u32>> {
         let routers = self.routers.unused().into_iter().map(|bucket| bucket..bucket + 1);

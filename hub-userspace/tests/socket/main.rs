@@ -18,7 +18,7 @@ use std::{
 
 use hub_userspace::{
     agent::Request,
-    api::{AppState, Client, MetricsListener, ScrapeLock, Socket, router},
+    api::{AppState, Client, MetricsListener, ScrapeLock, Socket, TraceLoad, router},
     api_types::event::ConnectionEvent,
     config::{
         self,
@@ -81,6 +81,7 @@ impl Served {
             reloads: ReloadState::default(),
             scrapes: ScrapeLock::default(),
             metrics: MetricsListener::default(),
+            trace: TraceLoad::default(),
         }));
         let (config, _) = config::parse("[gateway]\nname = \"hub\"\n").expect("it is right");
         let config = Arc::new(config);

@@ -1,18 +1,29 @@
 //! One world: the program's verdict on each packet against the model's, and the counters of both.
 
+use std::{collections::BTreeMap, sync::Arc};
+
 use hub_tests::{
     model::{Prediction, Verdict, World},
     packet::hex,
 };
-use hub_userspace::datapath::{Action, Hook, Outcome};
+use hub_userspace::{
+    config::Config,
+    datapath::{Action, Hook, Outcome, Tracer},
+};
 use rand::rngs::SmallRng;
 
 use crate::{
     coverage::Coverage,
     packets,
-    program::{Arrival, Books, Program, difference, enter},
+    program::{
+        Arrival, Books, Program, difference, enter, inputs,
+        traced::{differences, trace},
+    },
     show,
 };
+
+/// One packet of so many is traced, too.
+const TRACED: u64 = 25;
 
 pub struct Comparison<'a> {
     pub world: &'a World,
@@ -22,20 +33,31 @@ pub struct Comparison<'a> {
 
 impl Comparison<'_> {
     /// Runs each packet through all programs.
-    pub fn run(self, programs: &mut [Program], coverage: &mut Coverage) -> anyhow::Result<()> {
+    pub fn run(
+        self,
+        programs: &mut [Program],
+        tracers: &mut BTreeMap<usize, Tracer>,
+        coverage: &mut Coverage,
+    ) -> anyhow::Result<()> {
         let Self { world, rng, packets } = self;
         let mut before = Vec::new();
         for program in &mut *programs {
             program.install(world)?;
             before.push(program.books()?);
         }
+        let config = Arc::new(inputs(world).0);
         let mut expected = vec![Books::new(); programs.len()];
         let mut sent = Vec::new();
-        for _ in 0..packets {
+        for number in 0..packets {
             let arrival = packets::draw(rng, world);
-            for (program, expected) in programs.iter_mut().zip(&mut expected) {
+            for (index, (program, expected)) in programs.iter_mut().zip(&mut expected).enumerate() {
                 if !program.gets(world, &arrival) {
                     continue;
+                }
+                if number % TRACED == 0
+                    && let Some(tracer) = tracers.get_mut(&index)
+                {
+                    check_trace(program, tracer, world, &config, &arrival)?;
                 }
                 let part = part(program, world, &arrival);
                 let mark = program.marked(&arrival, part.mark.as_ref())?;
@@ -56,6 +78,33 @@ impl Comparison<'_> {
         }
         Ok(())
     }
+}
+
+/// Traces a packet, too.
+fn check_trace(
+    program: &mut Program,
+    tracer: &mut Tracer,
+    world: &World,
+    config: &Arc<Config>,
+    arrival: &Arrival,
+) -> anyhow::Result<()> {
+    let is_passed = || matches!(part(program, world, arrival).verdict, Verdict::Pass(_));
+    let hook = if program.entry.0 == Hook::Tc || is_passed() { Hook::Tc } else { Hook::Xdp };
+    if hook == Hook::Tc && !program.tc_gets(arrival) {
+        return Ok(());
+    }
+    let prediction = predict(world, hook, arrival);
+    let trace = trace(tracer, program, world, config, arrival)?;
+    let found = differences(program, world, arrival, &prediction, &trace)?;
+    anyhow::ensure!(
+        found.is_empty(),
+        "{:?}, traced: {}\n{trace:#?}\nin:\n{}world\n{}",
+        program.entry,
+        found.join("\n"),
+        hex(&arrival.frame),
+        show::world(world)
+    );
+    Ok(())
 }
 
 /// The program's expected part at its hook.

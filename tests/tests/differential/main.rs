@@ -19,6 +19,7 @@ mod translations;
 mod worlds;
 
 use std::{
+    collections::BTreeMap,
     env,
     time::{Instant, SystemTime},
 };
@@ -55,6 +56,11 @@ fn program_equals_model_for_random_packets() -> anyhow::Result<()> {
     in_namespace(&worlds::DEVICES.collect::<Vec<_>>(), |_| {
         let started = Instant::now();
         let mut programs = ENTRIES.map(Program::load).into_iter().collect::<anyhow::Result<Vec<_>>>()?;
+        // Both hooks and both look-ups.
+        let mut tracers = BTreeMap::new();
+        for index in [0, 3] {
+            tracers.insert(index, programs[index].tracer()?);
+        }
         let mut coverage = Coverage::default();
         let worlds = only.map_or(0..packets.div_ceil(PACKETS_PER_WORLD), |only| only..only + 1);
         for number in worlds {
@@ -62,7 +68,7 @@ fn program_equals_model_for_random_packets() -> anyhow::Result<()> {
             let mut rng = SmallRng::seed_from_u64(seed.wrapping_add(number.wrapping_mul(0x9e37_79b9_7f4a_7c15)));
             let world = worlds::draw(&mut rng);
             let comparison = Comparison { world: &world, rng: &mut rng, packets: PACKETS_PER_WORLD };
-            comparison.run(&mut programs, &mut coverage).with_context(|| {
+            comparison.run(&mut programs, &mut tracers, &mut coverage).with_context(|| {
                 format!(
                     "world {number}; to run it alone:\nVPNHUB_SEED={seed} VPNHUB_WORLD={number} cargo test --release \
                      -p hub-tests --test differential -- --nocapture"

@@ -12,6 +12,7 @@ mod output;
 mod refusals;
 mod spread;
 mod systemd;
+mod trace;
 
 use std::process::Output;
 

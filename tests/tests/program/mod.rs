@@ -3,13 +3,10 @@
 //! It needs existing devices, so everything runs in a network namespace of the test's own.
 
 mod arrival;
+mod inputs;
+pub mod traced;
 
-use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
-    net::{IpAddr, Ipv4Addr},
-    ops::RangeInclusive,
-    time::Duration,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Context;
 use hub_common::{
@@ -18,33 +15,23 @@ use hub_common::{
 };
 use hub_tests::{
     lab::{Namespace, require_root, unique_prefix},
-    model::{self as reference, Account, Count, Interface, Mark, Prediction, World},
+    model::{Account, Count, Mark, Prediction, World},
 };
 use hub_userspace::{
     config::{
         difference::Routes,
-        model::{
-            self, Config, Connection, CustomerGateway, DEFAULT_VICI_SOCKET, Gateway, LookupKind, MssClamp, ReversePath,
-            Route, SelectorSource, Service, Vpc,
-        },
-        translate::{Translation, Translations},
+        model::{self, LookupKind, Route},
     },
-    connection::{
-        affected::Affected,
-        state::{State, States},
-    },
-    datapath::{Action, Counters, Dataplane, Hook, Outcome},
+    connection::affected::Affected,
+    datapath::{Action, Counters, Dataplane, Hook, Outcome, Tracer},
     fib::{self, Inputs, id_maps::IdMaps, tables::Tables},
-    kernel::netlink::{HostState, Link},
-    policy::{
-        ports::{Ports, ProtoPorts},
-        selectors::{Negotiated, NegotiatedSelectors, Pair},
-    },
     routing::{groups::AffectedGroups, rib::Rib},
+    trace::View,
 };
 use ipnet::IpNet;
 
-pub use self::arrival::Arrival;
+use self::inputs::negotiated;
+pub use self::{arrival::Arrival, inputs::inputs};
 
 /// An entry point of the program.
 pub type Entry = (Hook, LookupKind);
@@ -75,6 +62,8 @@ pub struct Program {
     destinations: BTreeSet<IpNet>,
     /// The owner of each counter slot.
     slots: Vec<(u32, Account)>,
+    /// The agent of the last [`Program::install`].
+    agent: Agent,
 }
 
 /// The agent's state from one world to the next.
@@ -120,19 +109,36 @@ impl Program {
             raw: BTreeSet::new(),
             destinations: BTreeSet::new(),
             slots: Vec::new(),
+            agent: Agent::default(),
         })
     }
 
     /// Fills the program's maps with the agent's own functions, with no state from an earlier world.
     pub fn install(&mut self, world: &World) -> anyhow::Result<()> {
-        self.follow(world, &mut Agent::default())
+        let mut agent = Agent::default();
+        self.follow(world, &mut agent)?;
+        self.agent = agent;
+        Ok(())
+    }
+
+    /// A second load of the program.
+    pub fn tracer(&self) -> anyhow::Result<Tracer> {
+        Tracer::load(&self.dataplane.live_tables()).context("loading the program again")
+    }
+
+    /// Calls `look` with the agent's state and the contents of the maps, after [`Program::install`] of this world.
+    pub fn view<R>(&self, world: &World, look: impl FnOnce(View<'_>) -> R) -> R {
+        let (config, host, states) = inputs(world);
+        let (negotiated, tc_only) = (negotiated(world), tc_only(world));
+        let inputs =
+            Inputs { config: &config, host: &host, states: &states, negotiated: &negotiated, tc_only: &tc_only };
+        look(View { inputs, rib: &self.agent.rib, ids: &self.agent.layout, tables: &self.tables })
     }
 
     /// Applies the differences from the agent's previous world.
     pub fn follow(&mut self, world: &World, agent: &mut Agent) -> anyhow::Result<()> {
         let (config, host, states) = inputs(world);
-        let tc_only: BTreeSet<u32> =
-            world.interfaces.iter().map(|interface| interface.index).filter(|index| world.is_by_tc(*index)).collect();
+        let tc_only = tc_only(world);
         let raw = world.interfaces.iter().filter(|interface| !interface.ethernet);
         self.raw = raw.map(|interface| interface.index).collect();
         let negotiated = negotiated(world);
@@ -198,17 +204,22 @@ impl Program {
 
     /// Whether a frame can reach this program.
     pub fn gets(&self, world: &World, arrival: &Arrival) -> bool {
-        let raw = self.raw.contains(&arrival.interface);
-        let link_header = if raw { 0 } else { 14 };
         match self.entry.0 {
             // It does not know which protocol the kernel will assign.
             Hook::Xdp | Hook::Spread => !world.is_by_tc(arrival.interface) && arrival.taken_for.is_none(),
             // A test run requires the headers that the EtherType implies (bpf_prog_test_run_skb(), net/bpf/test_run.c).
-            Hook::Tc | Hook::Egress => match arrival.protocol(raw) {
-                0x0800 => arrival.frame.len() >= link_header + 20,
-                0x86dd => arrival.frame.len() >= link_header + 40,
-                _ => arrival.frame.len() >= link_header,
-            },
+            Hook::Tc | Hook::Egress => self.tc_gets(arrival),
+        }
+    }
+
+    /// Whether a frame can run in a test run of TC.
+    pub fn tc_gets(&self, arrival: &Arrival) -> bool {
+        let raw = self.raw.contains(&arrival.interface);
+        let link_header = if raw { 0 } else { 14 };
+        match arrival.protocol(raw) {
+            0x0800 => arrival.frame.len() >= link_header + 20,
+            0x86dd => arrival.frame.len() >= link_header + 40,
+            _ => arrival.frame.len() >= link_header,
         }
     }
 
@@ -259,6 +270,11 @@ impl Program {
     }
 }
 
+/// Indices of the interfaces served by TC only.
+fn tc_only(world: &World) -> BTreeSet<u32> {
+    world.interfaces.iter().map(|interface| interface.index).filter(|index| world.is_by_tc(*index)).collect()
+}
+
 /// The changes between two readings.
 pub fn difference(before: &Books, after: &Books) -> Books {
     let change = |(key, value): (&(Account, &'static str), &u64)| {
@@ -285,115 +301,5 @@ pub fn enter(books: &mut Books, prediction: &Prediction) {
             }
             Count::Reason(reason) => add(reason, 1),
         }
-    }
-}
-
-/// The agent's view of a world.
-fn inputs(world: &World) -> (Config, HostState, States) {
-    let mut host = HostState::default();
-    for interface in &world.interfaces {
-        host.links.insert(link(interface));
-        host.addresses.insert(interface.index, interface.addresses.iter().copied().collect());
-        let neighbours = interface.neighbours.iter().map(|(address, mac)| ((interface.index, *address), *mac));
-        host.neighbours.extend(neighbours.collect::<HashMap<_, _>>());
-        host.gateways.extend(interface.gateways.iter().map(|(prefix, via)| ((interface.index, *prefix), *via)));
-    }
-    let connections = world.connections.iter().map(|connection| {
-        let value = Connection {
-            customer_gateway: "anybody".into(),
-            enabled: true,
-            interface: connection.interface.clone(),
-            peer: connection.peer,
-            local_cidrs: connection.locals.clone(),
-            remote_cidrs: connection.remotes.clone(),
-            translate: translations(connection),
-            health_check: None,
-            up_delay: Duration::ZERO,
-            ipsec: None,
-            selectors: SelectorSource::File,
-            reverse_path: match connection.reverse_path {
-                reference::ReversePath::Strict => ReversePath::Strict,
-                reference::ReversePath::Off => ReversePath::Off,
-            },
-            mss_clamp: match connection.mss_clamp {
-                reference::MssClamp::Auto => MssClamp::Auto,
-                reference::MssClamp::Off => MssClamp::Off,
-                reference::MssClamp::Bytes(bytes) => MssClamp::Bytes(bytes),
-            },
-        };
-        (connection.name.clone(), value)
-    });
-    let routes = world.routes.iter().map(|route| Route {
-        destination: route.destination,
-        next_hop: route.next_hop.clone(),
-        weight: route.weight,
-        publish: false,
-    });
-    let vpc = world.vpc.as_ref();
-    let vpc = vpc.map(|vpc| Vpc { interface: vpc.interface.clone(), cidrs: vpc.cidrs.clone(), publish_table: 254 });
-    let gateway = Gateway {
-        name: "hub".into(),
-        max_connections: world.connections.len(),
-        spoke_to_spoke: world.spoke_to_spoke,
-        allow_default_route: true,
-        address: None,
-        vici_socket: DEFAULT_VICI_SOCKET.into(),
-        services: Service::defaults(),
-    };
-    let anybody = CustomerGateway { address: IpAddr::V4(Ipv4Addr::new(198, 51, 100, 1)).into() };
-    let config = Config {
-        gateway,
-        dataplane: model::DataplaneSettings::default(),
-        metrics: None,
-        learn: None,
-        vpc,
-        underlays: BTreeMap::new(),
-        customer_gateways: BTreeMap::from([("anybody".into(), anybody)]),
-        connections: connections.collect(),
-        routes: routes.collect(),
-        provenance: std::sync::Arc::default(),
-    };
-    let state = |up| if up { State::Up } else { State::Down };
-    let states = world.connections.iter().map(|connection| (connection.name.clone(), state(connection.up))).collect();
-    (config, host, states)
-}
-
-fn translations(connection: &reference::Connection) -> Translations {
-    connection.translations.iter().map(|(site, hub)| Translation { site: *site, hub: *hub }).collect()
-}
-
-/// The agent's knowledge of the SAs.
-fn negotiated(world: &World) -> Negotiated {
-    let ports = |ports: &RangeInclusive<u16>| Ports { first: *ports.start(), last: *ports.end() };
-    let pair = |pair: &reference::Pair| {
-        let limit =
-            ProtoPorts { protocol: pair.protocol, remote: ports(&pair.remote_ports), local: ports(&pair.local_ports) };
-        Pair { remote: pair.remote, local: pair.local, limit }
-    };
-    let known = world.connections.iter().filter_map(|connection| {
-        let known = connection.agreement.as_ref()?;
-        let agreed = NegotiatedSelectors {
-            pairs: known.pairs.iter().map(pair).collect(),
-            on_demand: known.on_demand,
-            is_cut: false,
-        };
-        Some((connection.name.clone(), agreed))
-    });
-    known.collect()
-}
-
-fn link(interface: &Interface) -> Link {
-    Link {
-        index: interface.index,
-        name: interface.name.clone(),
-        kind: Some("veth".into()),
-        ethernet: interface.ethernet,
-        mac: interface.ethernet.then_some(interface.mac),
-        mtu: interface.mtu,
-        admin_up: interface.up,
-        running: interface.up,
-        vlan: interface.vlan,
-        if_id: None,
-        port_kind: None,
     }
 }

@@ -19,6 +19,7 @@ mod reverse;
 mod rewriting;
 mod row;
 mod scope;
+mod traced;
 mod translate;
 
 use hub_tests::model::World;
@@ -27,10 +28,14 @@ use crate::{
     gateway::DEVICES,
     program::with_program,
     row::{Expected, agree, check},
+    traced::check_traces,
 };
 
-/// Checks a table, with each look-up in a namespace of its own.
+/// Checks a table, with each look-up in a namespace of its own: the program, then traces of the same packets.
 fn table(world: &World, rows: &[Expected]) -> anyhow::Result<()> {
     agree(world, rows)?;
-    with_program(&DEVICES, |_, program| check(program, world, rows))
+    with_program(&DEVICES, |_, program| {
+        check(program, world, rows)?;
+        check_traces(program, world, rows)
+    })
 }

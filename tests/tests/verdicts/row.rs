@@ -14,18 +14,18 @@ use crate::program::{Arrival, Books, Program, difference, enter};
 /// See [`row`].
 #[must_use]
 pub struct Row {
-    name: String,
-    arrival: Arrival,
+    pub name: String,
+    pub arrival: Arrival,
 }
 
 /// A row with its expectation.
 pub struct Expected {
-    row: Row,
-    prediction: Prediction,
+    pub row: Row,
+    pub prediction: Prediction,
     /// Its checksums are wrong on purpose.
     broken: bool,
     /// The other hook has another verdict.
-    only_at: Option<Hook>,
+    pub only_at: Option<Hook>,
 }
 
 /// A frame that arrives on an interface. `name` describes the row's purpose.

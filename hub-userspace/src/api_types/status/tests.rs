@@ -1,4 +1,4 @@
-//! The JSON of `vpnhub status` and `vpnhub diagnose` is a contract. tests/status has two files for each of its forms:
+//! The JSON of `vpnhub status`, `vpnhub diagnose` and `vpnhub trace` is a contract. tests/status has two files for each of its forms:
 //!
 //! - `FORM.schema.json`: its current JSON schema;
 //! - `FORM.contract.txt`: its fields with their types, and the values of enumerations, one per line. Lines are added,
@@ -16,7 +16,10 @@ use schemars::{JsonSchema, generate::SchemaSettings};
 use serde_json::Value;
 
 use super::{FullStatus, WithoutAgent};
-use crate::api_types::diagnose::Diagnosis;
+use crate::api_types::{
+    diagnose::Diagnosis,
+    trace::{CaptureTrace, Trace},
+};
 
 const UPDATE: &str = "UPDATE_EXPECTED=1 cargo test -p hub-userspace --lib status::";
 
@@ -40,9 +43,14 @@ fn remove_texts(schema: &mut Value) {
     }
 }
 
-fn forms() -> [(&'static str, Value); 3] {
-    let status = ("status", schema::<FullStatus>());
-    [status, ("without-agent", schema::<WithoutAgent>()), ("diagnose", schema::<Diagnosis>())]
+fn forms() -> [(&'static str, Value); 5] {
+    [
+        ("status", schema::<FullStatus>()),
+        ("without-agent", schema::<WithoutAgent>()),
+        ("diagnose", schema::<Diagnosis>()),
+        ("trace", schema::<Trace>()),
+        ("trace-pcap", schema::<CaptureTrace>()),
+    ]
 }
 
 /// Cargo runs tests in the directory of their package.

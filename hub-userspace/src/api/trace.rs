@@ -1,0 +1,119 @@
+//! `POST /v1/trace` with a [`TraceRequest`] answers with a [`Trace`], or `{"error"}`: 400 invalid packet, 403 not root, 404
+//! unknown connection, 409 not possible now, 500 refused by the kernel. It changes nothing, but loads a program into the
+//! kernel, which only root may do.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::{Context as _, Result};
+use axum::{
+    Json,
+    extract::{State, rejection::JsonRejection},
+    http::{Method, StatusCode},
+    response::Response,
+};
+use tokio::{
+    sync::{Mutex, oneshot},
+    task::spawn_blocking,
+    time::sleep,
+};
+
+use super::{AppState, Client, failure, respond};
+use crate::{
+    agent::Request,
+    api_types::trace::{Trace, TraceRequest},
+    datapath::{LiveTables, TraceRun, Tracer},
+    trace::{Prepared, TraceError, report},
+};
+
+pub const TRACE: &str = "/v1/trace";
+
+/// Time without a trace after which the load is dropped.
+const IDLE: Duration = Duration::from_secs(30);
+
+/// The second load of the program: at most one, made at the first trace, dropped when idle. One packet at a time.
+#[derive(Clone, Default)]
+pub struct TraceLoad {
+    tables: Option<Arc<LiveTables>>,
+    loaded: Arc<Mutex<Loaded>>,
+}
+
+#[derive(Default)]
+struct Loaded {
+    tracer: Option<Tracer>,
+    /// Number of packets.
+    runs: u64,
+}
+
+impl TraceLoad {
+    pub fn new(tables: Arc<LiveTables>) -> Self {
+        Self { tables: Some(tables), loaded: Arc::default() }
+    }
+
+    /// Runs a packet, on a thread of its own: the verifier takes some tenths of a second for the load.
+    async fn run(&self, prepared: &Prepared) -> Result<TraceRun> {
+        let mut loaded = Arc::clone(&self.loaded).lock_owned().await;
+        let tables = self.tables.clone().context("no program is loaded")?;
+        let arrived = prepared.arrived.clone();
+        let likely = prepared.explanation.likely.clone();
+        let run = spawn_blocking(move || {
+            let Loaded { tracer, runs } = &mut *loaded;
+            *runs += 1;
+            let tracer = match tracer {
+                Some(tracer) => tracer,
+                None => tracer.insert(Tracer::load(&tables)?),
+            };
+            let run = tracer.run(&arrived, &likely);
+            if run.is_err() {
+                // What it has counted is unknown.
+                loaded.tracer = None;
+            }
+            Ok::<_, anyhow::Error>((run?, loaded.runs))
+        });
+        let (run, runs) = run.await.context("the packet could not be run")??;
+        let loaded = Arc::clone(&self.loaded);
+        tokio::spawn(async move {
+            sleep(IDLE).await;
+            let mut loaded = loaded.lock_owned().await;
+            if loaded.runs == runs {
+                drop(spawn_blocking(move || loaded.tracer = None).await);
+            }
+        });
+        Ok(run)
+    }
+}
+
+pub(super) async fn trace(
+    State(state): State<AppState>,
+    request: Result<Json<TraceRequest>, JsonRejection>,
+) -> Response {
+    let request = match request {
+        Ok(Json(request)) => request,
+        Err(rejection) => return failure(StatusCode::BAD_REQUEST, rejection.body_text()),
+    };
+    let (sender, answer) = oneshot::channel();
+    // If the receiver is gone, the request is dropped together with its answer channel.
+    drop(state.agent.send(Request::Trace(request, sender)).await);
+    let prepared = match answer.await {
+        Ok(Ok(prepared)) => prepared,
+        Ok(Err(error)) => return failure(status_of(&error), error.to_string()),
+        Err(_) => return failure(StatusCode::INTERNAL_SERVER_ERROR, "the agent is stopping"),
+    };
+    respond(state.trace.run(&prepared).await.map(|run| report(&prepared, &run)))
+}
+
+fn status_of(error: &TraceError) -> StatusCode {
+    match error {
+        TraceError::NoConnection { .. } => StatusCode::NOT_FOUND,
+        TraceError::NoInterface { .. } | TraceError::NotAttached { .. } => StatusCode::CONFLICT,
+        TraceError::Packet(_) | TraceError::OneOfBoth | TraceError::Hex | TraceError::TooLong { .. } => {
+            StatusCode::BAD_REQUEST
+        }
+    }
+}
+
+impl Client {
+    /// What happens to a packet.
+    pub async fn trace(&self, request: &TraceRequest) -> Result<Trace> {
+        self.send(Method::POST, TRACE, Some(serde_json::to_value(request)?)).await
+    }
+}
