@@ -4,7 +4,7 @@ use core::cell::Cell;
 
 use hub_common::{Mark, Reason, maps::VPC};
 
-use crate::{frame::Frame, maps, refusal::Refusal};
+use crate::{capture, frame::Frame, maps, refusal::Refusal};
 
 /// The connection that a packet is counted for, and the mark that it gets if it passes to the kernel.
 ///
@@ -148,6 +148,7 @@ pub fn finish<F: Frame>(frame: &mut F, attribution: &Attribution, refusal: &Refu
     {
         *counter += 1;
     }
+    capture::refused(frame, attribution, refusal.number());
     if refusal.is_drop() {
         return F::DROP;
     }
