@@ -74,7 +74,7 @@ pub fn record<F: Frame>(frame: &F, outcome: u32, connections: u32, egress: u32) 
     }
     let Some(scratch) = maps::CAPTURE_SCRATCH.get_ptr_mut(0) else { return };
     // SAFETY: the element belongs to this CPU, and programs of XDP and TC ingress do not interrupt one another on a CPU.
-    let (record, bytes) = unsafe { (&mut (*scratch).0, (&raw mut (*scratch).1).cast::<u8>()) };
+    let (record, bytes) = unsafe { (&mut (*scratch).record, (&raw mut (*scratch).bytes).cast::<u8>()) };
     let (link, start) = match outcome & 0xff {
         FORWARDED => (outcome >> LINK_SHIFT & 0xff, (outcome >> START_SHIFT) as usize & 0xff),
         _ => ingress(frame),
@@ -96,7 +96,7 @@ pub fn record<F: Frame>(frame: &F, outcome: u32, connections: u32, egress: u32) 
     // SAFETY: a value on the stack. Volatile: otherwise the compiler subtracts from a pointer, which the verifier rejects.
     let length = (unsafe { core::ptr::read_volatile(&raw const length) } as u32).saturating_sub(start as u32);
     record.length = length;
-    let captured = bounded(captured.min(length));
+    let captured = bounded(captured.min(length).max(1));
     let loaded = if frame.load(start, bytes, captured) { captured } else { 0 };
     record.captured = loaded;
     let size = size_of::<CaptureRecord>() as u64 + u64::from(captured);

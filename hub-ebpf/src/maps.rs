@@ -93,7 +93,13 @@ pub static CAPTURE_LIMITS: PerCpuArray<CaptureLimit> =
 
 /// The record that is being made: too large for the stack.
 #[map]
-pub static CAPTURE_SCRATCH: PerCpuArray<(CaptureRecord, [u8; MAX_SNAPLEN as usize])> = PerCpuArray::with_max_entries(1, 0);
+pub static CAPTURE_SCRATCH: PerCpuArray<CaptureScratch> = PerCpuArray::with_max_entries(1, 0);
+
+#[repr(C)]
+pub struct CaptureScratch {
+    pub record: CaptureRecord,
+    pub bytes: [u8; MAX_SNAPLEN as usize],
+}
 
 #[map]
 pub static ATTACHMENTS: Array<Attachment> = Array::with_max_entries(NEAR_INTERFACES, 0);

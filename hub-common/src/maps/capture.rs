@@ -162,6 +162,34 @@ impl CaptureRecord {
     pub const RAW: u32 = 2;
     /// The interface is not attached: not known.
     pub const UNKNOWN: u32 = 0;
+
+    /// Reads a record of the ring: the record and the packet's bytes. `None` if it is truncated.
+    #[cfg(feature = "user")]
+    pub fn read(bytes: &[u8]) -> Option<(Self, &[u8])> {
+        let (head, rest) = bytes.split_first_chunk::<{ size_of::<Self>() }>()?;
+        let long = |at: usize| head[at..].first_chunk().map(|bytes| u64::from_ne_bytes(*bytes)).unwrap_or_default();
+        let word = |at: usize| head[40 + 4 * at..].first_chunk().map(|bytes| u32::from_ne_bytes(*bytes)).unwrap_or_default();
+        let record = Self {
+            time: long(0),
+            source: [long(8), long(16)],
+            destination: [long(24), long(32)],
+            filters: word(0),
+            outcome: word(1),
+            ifindex: word(2),
+            connection: word(3),
+            egress: word(4),
+            link: word(5),
+            tag: word(6),
+            family: word(7),
+            protocol: word(8),
+            ports: word(9),
+            has_ports: word(10),
+            length: word(11),
+            captured: word(12),
+            padding: 0,
+        };
+        Some((record, rest.get(..record.captured as usize)?))
+    }
 }
 
 const _: () = {

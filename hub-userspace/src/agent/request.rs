@@ -5,13 +5,17 @@ use std::sync::Arc;
 use anyhow::Result;
 use tokio::sync::oneshot;
 
-use super::{effect::Settled, event::Transition, metrics::MetricsSnapshot, snapshot::Snapshot};
+use super::{
+    effect::Settled, event::Transition, metrics::MetricsSnapshot, packet_names::PacketNames, snapshot::Snapshot,
+};
 use crate::{config::Config, fib::id_allocator::Full, ipsec::vici::driver::Renegotiated};
 
 /// A request to the agent.
 pub enum Request {
     Status(oneshot::Sender<Result<Snapshot>>),
     Metrics(oneshot::Sender<Result<MetricsSnapshot>>),
+    /// What the numbers in records of packets mean.
+    PacketNames(oneshot::Sender<PacketNames>),
     /// The configuration in force.
     Config(oneshot::Sender<Arc<Config>>),
     /// Checks whether the kernel program's tables have room for a change.

@@ -2,4 +2,5 @@
 
 pub mod diagnose;
 pub mod event;
+pub mod packet;
 pub mod status;

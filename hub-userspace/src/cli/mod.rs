@@ -3,12 +3,14 @@
 mod cleanup;
 mod diagnose;
 mod objects;
+mod packets;
+mod pcapng;
 mod status;
 mod store;
 pub mod table;
 
 use std::{
-    io::{self, IsTerminal as _, Write as _},
+    io::{self, IsTerminal as _},
     path::{Path, PathBuf},
     process::ExitCode,
     time::Duration,
@@ -26,12 +28,12 @@ use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt as _, util::Subscr
 
 use self::{
     objects::{ConnectionCommand, CustomerGatewayCommand, RouteCommand},
+    packets::{CaptureArgs, PacketFilter},
     store::StoreCommand,
 };
 use crate::{
     agent::{Agent, guard, process},
     api::{AppState, Client, MetricsListener, ScrapeLock, Socket, router},
-    api_types::event::ConnectionEvent,
     config::{
         Config,
         check::{self, CheckFormat},
@@ -156,7 +158,16 @@ enum Command {
         with_secret: bool,
     },
     /// Shows the state of every connection, then each change with its reason, until interrupted.
-    Monitor,
+    Monitor {
+        /// Show packets that the kernel program drops or passes to the kernel instead. Needs root.
+        #[arg(long)]
+        packets: bool,
+        #[command(flatten)]
+        filter: PacketFilter,
+    },
+    /// Writes packets that the kernel program drops or passes to the kernel to a file for Wireshark, until interrupted.
+    /// Needs root.
+    Capture(CaptureArgs),
     /// Blocks forwarding from and to the sites of a configuration, at boot, until an agent runs.
     Protect {
         /// Configuration file.
@@ -242,14 +253,17 @@ async fn execute(cli: Cli) -> Result<ExitCode> {
         Command::PeerConfig { connection, format, config: Some(file), with_secret } => {
             peer_config::render(&load(&file)?.config, &connection, format, with_secret)?
         }
-        Command::Monitor => {
-            let show = |event: &ConnectionEvent| {
-                let text = printed(event, table::event, cli.output)?;
-                // Flush immediately, also into a pipe. Handle its end as an error instead of panicking.
-                let mut out = io::stdout().lock();
-                out.write_all(text.as_bytes()).and_then(|()| out.flush()).context("cannot write the events")
-            };
-            client.follow(show).await?;
+        Command::Monitor { packets: false, filter } => {
+            filter.require_none();
+            packets::events(&client, cli.output).await?;
+            String::new()
+        }
+        Command::Monitor { packets: true, filter } => {
+            packets::monitor(&client, filter, cli.output).await?;
+            String::new()
+        }
+        Command::Capture(arguments) => {
+            packets::capture(&client, arguments).await?;
             String::new()
         }
         Command::Protect { config, state, instance } => {
@@ -334,6 +348,7 @@ async fn serve(
         agent: sender,
         changes: orders.clone(),
         events: agent.events(),
+        packets: agent.packets(),
         store: manager.write_state(),
         reloads: manager.reload_state(),
         scrapes: ScrapeLock::default(),

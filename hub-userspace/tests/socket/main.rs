@@ -25,6 +25,7 @@ use hub_userspace::{
         in_force::{Admin, ObjectChange},
     },
     config_manager::ReloadState,
+    observe::packets::PacketListeners,
     peer_config::Format,
     store::WriteState,
 };
@@ -77,6 +78,7 @@ impl Served {
             agent,
             changes,
             events: events.downgrade(),
+            packets: PacketListeners::default(),
             store,
             reloads: ReloadState::default(),
             scrapes: ScrapeLock::default(),
