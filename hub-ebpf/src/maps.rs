@@ -12,9 +12,10 @@ use hub_common::{
     Mark,
     class_trie::{MAX_CHUNKS, Words},
     maps::{
-        self, Attachment, CAPTURE_OUTCOMES, CAPTURE_RING_BYTES, CaptureFilter, CaptureLimit, CaptureRecord, CaptureSwitch, GroupMember, LinkAddress, Local, MAX_BUCKETS, MAX_CONNECTIONS, MAX_GROUP_MEMBERS, MAX_NEIGHBOURS,
-        MAX_NEXT_HOPS, MAX_PORT_RULES, MAX_PREFIXES, MAX_SNAPLEN, MssLimits, NEAR_INTERFACES, NEIGHBOUR_MISS_BYTES, Neighbour,
-        NextHop, Refusals, Remote, Route, Rules, Scoped, Traffic, Translations, Vlan,
+        self, Attachment, CAPTURE_OUTCOMES, CAPTURE_RING_BYTES, CaptureFilter, CaptureLimit, CaptureRecord,
+        CaptureSwitch, GroupMember, LinkAddress, Local, MAX_BUCKETS, MAX_CONNECTIONS, MAX_GROUP_MEMBERS,
+        MAX_NEIGHBOURS, MAX_NEXT_HOPS, MAX_PORT_RULES, MAX_PREFIXES, MAX_SNAPLEN, MssLimits, NEAR_INTERFACES,
+        NEIGHBOUR_MISS_BYTES, Neighbour, NextHop, Refusals, Remote, Route, Rules, Scoped, Traffic, Translations, Vlan,
     },
 };
 

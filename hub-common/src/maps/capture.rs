@@ -94,7 +94,7 @@ impl CapturePrefix {
             return true;
         }
         let differs = |half: usize| (self.address[half] ^ address[half]) & self.mask[half];
-        self.family == family as u64 && differs(0) | differs(1) == 0
+        self.family == u64::from(family) && differs(0) | differs(1) == 0
     }
 }
 
@@ -103,7 +103,7 @@ fn admits_port([first, last]: [u16; 2], port: u32, has_ports: u32) -> bool {
     if first == 0 && last == u16::MAX {
         return true;
     }
-    has_ports != 0 && first as u32 <= port && port <= last as u32
+    has_ports != 0 && u32::from(first) <= port && port <= u32::from(last)
 }
 
 /// Value of `CAPTURE_LIMITS`, per CPU, at index filter × [`CAPTURE_OUTCOMES`] + outcome.
@@ -168,7 +168,8 @@ impl CaptureRecord {
     pub fn read(bytes: &[u8]) -> Option<(Self, &[u8])> {
         let (head, rest) = bytes.split_first_chunk::<{ size_of::<Self>() }>()?;
         let long = |at: usize| head[at..].first_chunk().map(|bytes| u64::from_ne_bytes(*bytes)).unwrap_or_default();
-        let word = |at: usize| head[40 + 4 * at..].first_chunk().map(|bytes| u32::from_ne_bytes(*bytes)).unwrap_or_default();
+        let word =
+            |at: usize| head[40 + 4 * at..].first_chunk().map(|bytes| u32::from_ne_bytes(*bytes)).unwrap_or_default();
         let record = Self {
             time: long(0),
             source: [long(8), long(16)],

@@ -34,8 +34,8 @@ mod translation;
 pub use self::{
     attachment::{Attachment, MAX_CONNECTIONS, NEAR_INTERFACES, Vlan, link},
     capture::{
-        CAPTURE_BURST, CAPTURE_FILTERS, CAPTURE_INTERVAL, CAPTURE_OUTCOMES, CAPTURE_RARE, CAPTURE_RING_BYTES, CaptureFilter,
-        CaptureLimit, CapturePrefix, CaptureRecord, CaptureSwitch, FORWARDED, MAX_SNAPLEN,
+        CAPTURE_BURST, CAPTURE_FILTERS, CAPTURE_INTERVAL, CAPTURE_OUTCOMES, CAPTURE_RARE, CAPTURE_RING_BYTES,
+        CaptureFilter, CaptureLimit, CapturePrefix, CaptureRecord, CaptureSwitch, FORWARDED, MAX_SNAPLEN,
     },
     counters::{ConnectionRecord, GroupRecord, NAME_BYTES, Refusals, Traffic, UNATTRIBUTED, VPC},
     policy::{

@@ -1,8 +1,8 @@
 //! [`aya::Pod`] for the agent's side.
 
 use super::{
-    Attachment, CaptureFilter, CaptureLimit, CaptureSwitch, ConnectionRecord, GroupMember, GroupRecord, LinkAddress, Local, MssLimits, Neighbour, NextHop,
-    Refusals, Remote, Route, Rule, Scoped, Traffic, Translations, Vlan,
+    Attachment, CaptureFilter, CaptureLimit, CaptureSwitch, ConnectionRecord, GroupMember, GroupRecord, LinkAddress,
+    Local, MssLimits, Neighbour, NextHop, Refusals, Remote, Route, Rule, Scoped, Traffic, Translations, Vlan,
 };
 use crate::Mark;
 

@@ -107,7 +107,8 @@ impl Agent {
         let is_running = inherited.is_running;
         datapath.follow_log();
         let neighbour_misses = datapath.neighbour_misses()?;
-        let packets = packets::start(datapath.packet_tap()?).context("cannot follow the program's records of packets")?;
+        let packets =
+            packets::start(datapath.packet_tap()?).context("cannot follow the program's records of packets")?;
         let interfaces = Interfaces::start(first_links(&config)).await?;
         let (host, follower) = HostFollower::start().await?;
         let (learned, routes) = RouteFollower::start(config.learn.as_ref().map(Learn::followed)).await?;

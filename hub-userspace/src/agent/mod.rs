@@ -49,5 +49,6 @@ mod watchdog;
 pub mod world;
 
 pub use self::{
-    event::Transition, main_loop::Agent, metrics::MetricsSnapshot, packet_names::PacketNames, request::Request, snapshot::Snapshot, world::RETRY,
+    event::Transition, main_loop::Agent, metrics::MetricsSnapshot, packet_names::PacketNames, request::Request,
+    snapshot::Snapshot, world::RETRY,
 };

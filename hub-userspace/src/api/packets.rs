@@ -28,7 +28,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::{AppState, Client, PACKETS, access::Peer, events::Lines, failure, path::segment};
 use crate::{
     agent::{PacketNames, Request},
-    api_types::packet::{LeftOut, PacketEvent, PacketLine, PacketLink, PacketVerdict},
+    api_types::packet::{LeftOut, LeftOutCause, PacketEvent, PacketLine, PacketLink, PacketVerdict},
     datapath::PacketRecord,
     observe::packets::{Delivery, SubscribeError, Subscription},
 };
@@ -195,10 +195,8 @@ impl Names {
 impl Listener {
     async fn next(&mut self) -> Option<PacketLine> {
         Some(match self.subscription.next().await? {
-            Delivery::LeftOut { outcome, packets } => {
-                PacketLine::LeftOut(LeftOut { left_out: packets, reason: Some(outcome_name(outcome).to_owned()) })
-            }
-            Delivery::Lost { packets } => PacketLine::LeftOut(LeftOut { left_out: packets, reason: None }),
+            Delivery::LeftOut { outcome, packets } => left_out(outcome, packets, LeftOutCause::RateLimit),
+            Delivery::Lost { outcome, packets } => left_out(outcome, packets, LeftOutCause::SlowReader),
             Delivery::Packet { record, time } => {
                 if !self.names.know(&record.head) || self.names.at.elapsed() > NAMES_FOR {
                     self.names = Names::read(&self.agent).await?;
@@ -207,6 +205,10 @@ impl Listener {
             }
         })
     }
+}
+
+fn left_out(outcome: u32, left_out: u64, cause: LeftOutCause) -> PacketLine {
+    PacketLine::LeftOut(LeftOut { left_out, reason: outcome_name(outcome).to_owned(), cause })
 }
 
 fn outcome_name(outcome: u32) -> &'static str {
@@ -311,4 +313,58 @@ fn fields(query: &PacketQuery) -> Result<String> {
         format!("{key}={}", segment(&value))
     };
     Ok(fields.map(field).collect::<Vec<_>>().join("&"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reasons_are_bits_by_number() {
+        assert_eq!(reasons(Some("malformed,isolated")).unwrap(), 1 << 14 | 1 << 19);
+        // All but `handed_over`, which never ends the processing.
+        assert_eq!(reasons(None).unwrap(), (1 << Reason::COUNT) - 1 - (1 << Reason::HandedOver as u32));
+        let error = reasons(Some("nonsense")).unwrap_err().to_string();
+        assert!(error.starts_with("reason \"nonsense\" does not exist: use not_attached, not_ip, "), "{error}");
+        assert!(reasons(Some("handed_over")).is_err());
+    }
+
+    #[test]
+    fn prefix_admits_addresses_of_its_family_only() {
+        let record = |source: &str| {
+            let source: IpAddr = source.parse().unwrap();
+            let octets = mapped(source).octets();
+            let half = |at: usize| u64::from_ne_bytes(octets[at..at + 8].try_into().unwrap());
+            let family = if source.is_ipv4() { 4 } else { 6 };
+            CaptureRecord { source: [half(0), half(8)], family, ..CaptureRecord::default() }
+        };
+        let admits = |text: &str, source: &str| {
+            let filter = CaptureFilter {
+                outcomes: u32::MAX,
+                connection: CaptureFilter::ANY_CONNECTION,
+                source: prefix(text.parse().unwrap()),
+                destination: CapturePrefix::ANY,
+                protocol: CaptureFilter::ANY_PROTOCOL,
+                source_ports: CaptureFilter::ANY_PORT,
+                destination_ports: CaptureFilter::ANY_PORT,
+                snaplen: 0,
+                one_in: 1,
+                padding: 0,
+            };
+            filter.admits(&record(source))
+        };
+        assert!(admits("10.10.10.0/23", "10.10.11.255") && !admits("10.10.10.0/23", "10.10.12.0"));
+        assert!(admits("10.0.0.1/32", "10.0.0.1") && !admits("10.0.0.1/32", "10.0.0.2"));
+        assert!(admits("0.0.0.0/0", "1.2.3.4") && !admits("0.0.0.0/0", "fd00::1"));
+        assert!(admits("fd00:10::/33", "fd00:10::1") && !admits("fd00:10::/33", "fd00:10:8000::1"));
+        assert!(admits("::/0", "fd00::1") && !admits("::/0", "1.2.3.4"));
+    }
+
+    #[test]
+    fn removed_tag_is_put_back_after_link_addresses() {
+        let head = CaptureRecord { tag: 0x8100_0064, ..CaptureRecord::default() };
+        let record = PacketRecord { head, bytes: (0..16).collect() };
+        let expected = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 0x81, 0, 0, 100, 12, 13, 14, 15];
+        assert_eq!(with_tag(&record), expected);
+    }
 }

@@ -67,7 +67,17 @@ pub enum PacketLink {
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct LeftOut {
     pub left_out: u64,
-    /// The reason of these packets, or `forward`, if the rate limit has left them out; `None` if this client reads too
-    /// slowly.
-    pub reason: Option<String>,
+    /// The reason of these packets, or `forward`.
+    pub reason: String,
+    pub cause: LeftOutCause,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum LeftOutCause {
+    /// The program records no more of this reason in that time.
+    RateLimit,
+    /// This client does not read fast enough.
+    SlowReader,
 }

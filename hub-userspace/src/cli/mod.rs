@@ -28,7 +28,7 @@ use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt as _, util::Subscr
 
 use self::{
     objects::{ConnectionCommand, CustomerGatewayCommand, RouteCommand},
-    packets::{CaptureArgs, PacketFilter},
+    packets::{CaptureArgs, MonitorArgs},
     store::StoreCommand,
 };
 use crate::{
@@ -157,14 +157,9 @@ enum Command {
         #[arg(long)]
         with_secret: bool,
     },
-    /// Shows the state of every connection, then each change with its reason, until interrupted.
-    Monitor {
-        /// Show packets that the kernel program drops or passes to the kernel instead. Needs root.
-        #[arg(long)]
-        packets: bool,
-        #[command(flatten)]
-        filter: PacketFilter,
-    },
+    /// Shows the state of every connection, then each change with its reason, until interrupted. With `--packets`, shows
+    /// packets that the kernel program drops or passes to the kernel instead.
+    Monitor(MonitorArgs),
     /// Writes packets that the kernel program drops or passes to the kernel to a file for Wireshark, until interrupted.
     /// Needs root.
     Capture(CaptureArgs),
@@ -253,19 +248,8 @@ async fn execute(cli: Cli) -> Result<ExitCode> {
         Command::PeerConfig { connection, format, config: Some(file), with_secret } => {
             peer_config::render(&load(&file)?.config, &connection, format, with_secret)?
         }
-        Command::Monitor { packets: false, filter } => {
-            filter.require_none();
-            packets::events(&client, cli.output).await?;
-            String::new()
-        }
-        Command::Monitor { packets: true, filter } => {
-            packets::monitor(&client, filter, cli.output).await?;
-            String::new()
-        }
-        Command::Capture(arguments) => {
-            packets::capture(&client, arguments).await?;
-            String::new()
-        }
+        Command::Monitor(arguments) => packets::monitor(&client, arguments, cli.output).await?,
+        Command::Capture(arguments) => packets::capture(&client, arguments).await?,
         Command::Protect { config, state, instance } => {
             match guard::protect(&in_force(&config, &state, &instance)?).await? {
                 true => "forwarding from and to the sites is blocked until the agent runs\n".to_owned(),

@@ -51,19 +51,20 @@ pub struct PacketFilter {
 }
 
 impl PacketFilter {
-    /// Ends the process as for wrong arguments if a condition is set: it is of no use without `--packets`.
-    pub fn require_none(&self) {
-        if *self != Self::default() {
-            let problem = "conditions for packets need --packets\n";
-            Cli::command().error(ErrorKind::MissingRequiredArgument, problem).exit();
-        }
-    }
-
     fn query(self, snaplen: Option<u32>) -> PacketQuery {
         let Self { reason, connection, src, dst, protocol, sport, dport, forwarded } = self;
         let reason = (!reason.is_empty()).then(|| reason.join(","));
         PacketQuery { reason, connection, src, dst, protocol, sport, dport, forwarded, snaplen }
     }
+}
+
+#[derive(Debug, Args)]
+pub struct MonitorArgs {
+    /// Show packets. Needs root.
+    #[arg(long)]
+    packets: bool,
+    #[command(flatten)]
+    filter: PacketFilter,
 }
 
 #[derive(Debug, Args)]
@@ -102,35 +103,42 @@ fn sample(text: &str) -> Result<u32, String> {
     one_in.ok_or_else(|| "write 1/N, such as 1/1000 for one of a thousand".to_owned())
 }
 
-/// Prints changes of connections until interrupted.
-pub async fn events(client: &Client, output: Output) -> Result<()> {
-    client.follow(|event: &ConnectionEvent| show(&printed(event, table::event, output)?)).await
-}
-
 /// Flushes immediately, also into a pipe, whose end is an error and no panic.
 fn show(text: &str) -> Result<()> {
     let mut out = io::stdout().lock();
     out.write_all(text.as_bytes()).and_then(|()| out.flush()).context("cannot write to standard output")
 }
 
-/// Prints packets until interrupted.
-pub async fn monitor(client: &Client, filter: PacketFilter, output: Output) -> Result<()> {
-    let show = |line: &PacketLine| show(&printed(line, table::packet, output)?).map(|()| true);
+/// Prints changes of connections, or packets, until interrupted.
+pub async fn monitor(client: &Client, arguments: MonitorArgs, output: Output) -> Result<String> {
+    let MonitorArgs { packets, filter } = arguments;
+    if !packets {
+        if filter != PacketFilter::default() {
+            let problem = "conditions for packets need --packets\n";
+            Cli::command().error(ErrorKind::MissingRequiredArgument, problem).exit();
+        }
+        client.follow(|event: &ConnectionEvent| show(&printed(event, table::event, output)?)).await?;
+    }
+    let handle = |line: &PacketLine| show(&printed(line, table::packet, output)?).map(|()| true);
     let started = || {
         eprintln!("listening for packets");
         Ok(())
     };
-    client.packets(&filter.query(None), started, show).await
+    client.packets(&filter.query(None), started, handle).await?;
+    Ok(String::new())
 }
 
 /// Writes packets to a file until interrupted, or until there are enough.
-pub async fn capture(client: &Client, arguments: CaptureArgs) -> Result<()> {
+pub async fn capture(client: &Client, arguments: CaptureArgs) -> Result<String> {
     let CaptureArgs { write, count, snaplen, filter } = arguments;
     let file = std::cell::RefCell::new(None);
     let (mut captured, mut left_out) = (0_u64, 0_u64);
     let started = || {
         *file.borrow_mut() = Some(CaptureFile::start(open(&write)?, snaplen).context(cannot_write(&write))?);
-        eprintln!("capturing to {}", if write == Path::new("-") { "standard output".into() } else { write.display().to_string() });
+        eprintln!(
+            "capturing to {}",
+            if write == Path::new("-") { "standard output".into() } else { write.display().to_string() }
+        );
         Ok(())
     };
     let handle = |line: &PacketLine| {
@@ -154,7 +162,7 @@ pub async fn capture(client: &Client, arguments: CaptureArgs) -> Result<()> {
         _ = tokio::signal::ctrl_c() => {}
     }
     eprintln!("{captured} packets captured, {left_out} left out");
-    Ok(())
+    Ok(String::new())
 }
 
 fn cannot_write(path: &Path) -> String {

@@ -12,7 +12,7 @@ use crate::{
     api::{CustomerGatewayEntry, Shown},
     api_types::{
         event::ConnectionEvent,
-        packet::{LeftOut, PacketEvent, PacketLine, PacketVerdict},
+        packet::{LeftOut, LeftOutCause, PacketEvent, PacketLine, PacketVerdict},
         status::{
             ChildStatus, ConnectionStatus, FullStatus, IpsecStatus, MetricsStatus, Reasons, RouteStatus,
             RunningConnectionStatus, Status, StoreStatus, Traffic, UnderlayStatus, WithoutAgent,
@@ -161,11 +161,12 @@ pub fn event(event: &ConnectionEvent) -> String {
 pub fn packet(line: &PacketLine) -> String {
     let packet = match line {
         PacketLine::Packet(packet) => packet,
-        PacketLine::LeftOut(LeftOut { left_out, reason: Some(reason) }) => {
-            return format!("{left_out} more packets with {reason} are left out: over the rate limit\n");
-        }
-        PacketLine::LeftOut(LeftOut { left_out, reason: None }) => {
-            return format!("{left_out} more packets are left out: they are not read fast enough\n");
+        PacketLine::LeftOut(LeftOut { left_out, reason, cause }) => {
+            let cause = match cause {
+                LeftOutCause::RateLimit => "over the rate limit",
+                LeftOutCause::SlowReader => "not read fast enough",
+            };
+            return format!("{left_out} more {reason} left out: {cause}\n");
         }
     };
     let end = |address: Option<IpAddr>, port: Option<u16>| match (address, port) {

@@ -87,7 +87,7 @@ impl PacketTap {
     }
 
     /// The next record, if there is one.
-    pub fn next(&mut self) -> Option<PacketRecord> {
+    pub fn read(&mut self) -> Option<PacketRecord> {
         loop {
             let item = self.ring.next()?;
             if let Some((head, bytes)) = CaptureRecord::read(&item) {

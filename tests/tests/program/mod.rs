@@ -262,7 +262,7 @@ impl Program {
     /// The program's records of packets since the last call; empties the ring.
     pub fn records(&mut self) -> anyhow::Result<Vec<PacketRecord>> {
         self.tap.renew()?;
-        Ok(std::iter::from_fn(|| self.tap.next()).collect())
+        Ok(std::iter::from_fn(|| self.tap.read()).collect())
     }
 
     /// Makes the whole burst of records available again.

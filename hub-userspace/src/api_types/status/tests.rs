@@ -16,7 +16,10 @@ use schemars::{JsonSchema, generate::SchemaSettings};
 use serde_json::Value;
 
 use super::{FullStatus, WithoutAgent};
-use crate::api_types::diagnose::Diagnosis;
+use crate::api_types::{
+    diagnose::Diagnosis,
+    packet::{LeftOut, PacketEvent},
+};
 
 const UPDATE: &str = "UPDATE_EXPECTED=1 cargo test -p hub-userspace --lib status::";
 
@@ -40,9 +43,11 @@ fn remove_texts(schema: &mut Value) {
     }
 }
 
-fn forms() -> [(&'static str, Value); 3] {
+fn forms() -> [(&'static str, Value); 5] {
     let status = ("status", schema::<FullStatus>());
-    [status, ("without-agent", schema::<WithoutAgent>()), ("diagnose", schema::<Diagnosis>())]
+    let packets = [("packet", schema::<PacketEvent>()), ("packets-left-out", schema::<LeftOut>())];
+    let [packet, left_out] = packets;
+    [status, ("without-agent", schema::<WithoutAgent>()), ("diagnose", schema::<Diagnosis>()), packet, left_out]
 }
 
 /// Cargo runs tests in the directory of their package.

@@ -4,21 +4,17 @@
 //! one. A task of its own reads the ring, in bounded turns, so the agent's loop does not take part. Each listener has a
 //! bounded queue: one that does not read loses records, and holds up nobody.
 
+mod outbox;
 mod task;
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
-};
+use std::sync::Arc;
 
 use hub_common::maps::{CAPTURE_FILTERS, CaptureFilter};
 use tokio::sync::{mpsc, oneshot};
 
+use self::outbox::Outbox;
 pub use self::task::start;
 use crate::datapath::PacketRecord;
-
-/// Records that wait for a listener: of the longest, 2 MiB.
-const QUEUE: usize = 512;
 
 /// Where listeners come in. The default value has no program behind it.
 #[derive(Clone, Default)]
@@ -44,8 +40,7 @@ pub enum SubscribeError {
 
 /// A listener. Dropping it ends the subscription.
 pub struct Subscription {
-    records: mpsc::Receiver<Delivery>,
-    lost: Arc<AtomicU64>,
+    outbox: Arc<Outbox>,
     _end: EndGuard,
 }
 
@@ -59,8 +54,8 @@ pub enum Delivery {
     },
     /// The program has left out this many packets with an outcome: above the rate limit, or the ring was full.
     LeftOut { outcome: u32, packets: u64 },
-    /// This listener reads too slowly, and has lost this many packets.
-    Lost { packets: u64 },
+    /// This listener reads too slowly, and has lost this many packets with an outcome.
+    Lost { outcome: u32, packets: u64 },
 }
 
 impl PacketListeners {
@@ -77,10 +72,7 @@ impl PacketListeners {
 impl Subscription {
     /// The next delivery; `None` when the agent ends.
     pub async fn next(&mut self) -> Option<Delivery> {
-        match self.lost.swap(0, Ordering::Relaxed) {
-            0 => self.records.recv().await,
-            packets => Some(Delivery::Lost { packets }),
-        }
+        self.outbox.next().await
     }
 }
 

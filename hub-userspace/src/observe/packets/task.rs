@@ -3,22 +3,19 @@
 use std::{
     collections::BTreeMap,
     io,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use hub_common::maps::{CAPTURE_FILTERS, CAPTURE_OUTCOMES, CaptureFilter};
 use tokio::{
     io::{Interest, unix::AsyncFd},
-    sync::mpsc::{self, error::TrySendError},
+    sync::mpsc,
     time::{MissedTickBehavior, interval},
 };
 use tracing::warn;
 
-use super::{Delivery, EndGuard, PacketListeners, QUEUE, Subscribe, SubscribeError, Subscription};
+use super::{Delivery, EndGuard, Outbox, PacketListeners, Subscribe, SubscribeError, Subscription};
 use crate::datapath::{PacketRecord, PacketTap, monotonic};
 
 /// Records read at a time.
@@ -68,8 +65,7 @@ struct Listeners {
 
 struct Listener {
     slot: u32,
-    queue: mpsc::Sender<Delivery>,
-    lost: Arc<AtomicU64>,
+    outbox: Arc<Outbox>,
     /// Time of its start, as in the records.
     since: u64,
     /// Packets left out that it knows of, by outcome.
@@ -87,13 +83,12 @@ impl Listeners {
             self.slots.release(slot);
             return Err(SubscribeError::Program(error.to_string()));
         }
-        let (queue, records) = mpsc::channel(QUEUE);
-        let (number, lost) = (self.next, Arc::<AtomicU64>::default());
+        let (number, outbox) = (self.next, Arc::<Outbox>::default());
         self.next += 1;
         let left_out = std::array::from_fn(|outcome| tap.left_out(slot, outcome as u32).unwrap_or_default());
-        let listener = Listener { slot, queue, lost: Arc::clone(&lost), since: monotonic(), left_out };
+        let listener = Listener { slot, outbox: Arc::clone(&outbox), since: monotonic(), left_out };
         self.by_number.insert(number, listener);
-        Ok(Subscription { records, lost, _end: EndGuard { number, ended: self.ended.clone() } })
+        Ok(Subscription { outbox, _end: EndGuard { number, ended: self.ended.clone() } })
     }
 
     fn remove(&mut self, number: u64, tap: &mut PacketTap) {
@@ -109,7 +104,7 @@ impl Listeners {
     fn turn(&mut self, tap: &mut PacketTap) -> bool {
         let behind = wall_clock() - seconds(monotonic());
         for _ in 0..TURN {
-            let Some(record) = tap.next() else { return true };
+            let Some(record) = tap.read() else { return true };
             let time = behind + seconds(record.head.time);
             self.distribute(&Arc::new(record), time);
         }
@@ -124,11 +119,7 @@ impl Listeners {
             if head.filters >> listener.slot & 1 == 0 || head.time < listener.since || !admits() {
                 continue;
             }
-            if let Err(TrySendError::Full(_)) =
-                listener.queue.try_send(Delivery::Packet { record: Arc::clone(record), time })
-            {
-                listener.lost.fetch_add(1, Ordering::Relaxed);
-            }
+            listener.outbox.push(head.outcome, Delivery::Packet { record: Arc::clone(record), time });
         }
     }
 
@@ -143,12 +134,18 @@ impl Listeners {
                 let Ok(left_out) = tap.left_out(listener.slot, outcome) else { continue };
                 let known = &mut listener.left_out[outcome as usize];
                 let packets = left_out.saturating_sub(*known);
-                // A full queue: the next tick reports them.
-                if packets != 0 && listener.queue.try_send(Delivery::LeftOut { outcome, packets }).is_ok() {
+                if packets != 0 {
+                    listener.outbox.left_out(outcome, packets);
                     *known = left_out;
                 }
             }
         }
+    }
+}
+
+impl Drop for Listeners {
+    fn drop(&mut self) {
+        self.by_number.values().for_each(|listener| listener.outbox.close());
     }
 }
 
