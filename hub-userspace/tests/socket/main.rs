@@ -18,7 +18,7 @@ use std::{
 
 use hub_userspace::{
     agent::Request,
-    api::{AppState, Client, MetricsListener, ScrapeLock, Socket, router},
+    api::{AppState, Client, MetricsListener, PacketQuery, ScrapeLock, Socket, router},
     api_types::event::ConnectionEvent,
     config::{
         self,

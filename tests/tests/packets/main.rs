@@ -99,14 +99,19 @@ impl Listener {
         serde_json::from_str(&line).unwrap_or_else(|_| panic!("no JSON: {line}"))
     }
 
-    /// The next packet with this source port. Skips others: the lab's kernels send packets of their own.
-    fn packet_from(&self, port: u16) -> Value {
+    /// The next line that `filter` accepts. Skips others: the lab's kernels send packets of their own.
+    fn find(&self, filter: impl Fn(&Value) -> bool) -> Value {
         loop {
             let line = self.next();
-            if line["source_port"] == port {
+            if filter(&line) {
                 return line;
             }
         }
+    }
+
+    /// The next packet with this source port.
+    fn packet_from(&self, port: u16) -> Value {
+        self.find(|line| line["source_port"] == port)
     }
 }
 
