@@ -9,7 +9,7 @@
 
 use aya_ebpf::{
     bindings::BPF_RB_AVAIL_DATA,
-    helpers::{bpf_get_prandom_u32, bpf_ktime_get_ns, bpf_ringbuf_output, bpf_ringbuf_query},
+    helpers::{bpf_get_prandom_u32, bpf_ktime_get_coarse_ns, bpf_ktime_get_ns, bpf_ringbuf_output, bpf_ringbuf_query},
 };
 use hub_common::maps::{
     self as common, Attachment, CAPTURE_BURST, CAPTURE_INTERVAL, CAPTURE_OUTCOMES, CAPTURE_RARE, CAPTURE_RING_BYTES,
@@ -67,31 +67,35 @@ pub fn forwarded<F: Frame>(frame: &F, attribution: &Attribution, next_hop: &Next
 /// Implementation of [`Frame::record`].
 #[inline(always)]
 pub fn record<F: Frame>(frame: &F, outcome: u32, connections: u32, egress: u32) {
-    // SAFETY: helpers without pointers, here and below.
-    let now = unsafe { bpf_ktime_get_ns() };
+    // SAFETY: a helper without pointers. The time of the last tick is cheaper, and good enough for the limits.
+    let now = unsafe { bpf_ktime_get_coarse_ns() };
     if now >= maps::capture_until() {
         return;
     }
     let Some(scratch) = maps::CAPTURE_SCRATCH.get_ptr_mut(0) else { return };
     // SAFETY: the element belongs to this CPU, and programs of XDP and TC ingress do not interrupt one another on a CPU.
     let (record, bytes) = unsafe { (&mut (*scratch).record, (&raw mut (*scratch).bytes).cast::<u8>()) };
+    record.outcome = outcome & 0xff;
+    record.connection = connections & 0xffff;
+    record.egress = connections >> 16;
+    preselect(record, now);
+    if record.filters == 0 {
+        return;
+    }
     let (link, start) = match outcome & 0xff {
         FORWARDED => (outcome >> LINK_SHIFT & 0xff, (outcome >> START_SHIFT) as usize & 0xff),
         _ => ingress(frame),
     };
-    record.time = now;
-    record.outcome = outcome & 0xff;
     record.ifindex = if egress != 0 { egress } else { frame.interface() };
-    record.connection = connections & 0xffff;
-    record.egress = connections >> 16;
     record.link = link;
     record.tag = if egress != 0 || link != CaptureRecord::ETHERNET { 0 } else { frame.tag_with_protocol() };
-    record.filters = 0;
     addresses(frame, link, start, record);
-    let captured = choose(record, now);
+    let captured = select(record, now);
     if record.filters == 0 {
         return;
     }
+    // SAFETY: a helper without pointers.
+    record.time = unsafe { bpf_ktime_get_ns() };
     let length = frame.length();
     // SAFETY: a value on the stack. Volatile: otherwise the compiler subtracts from a pointer, which the verifier rejects.
     let length = (unsafe { core::ptr::read_volatile(&raw const length) } as u32).saturating_sub(start as u32);
@@ -127,17 +131,50 @@ fn ingress<F: Frame>(frame: &F) -> (u32, usize) {
     }
 }
 
-/// Evaluates the filters. Sets the bits of those that the record is for, and returns the bytes that they want.
+/// Sets the bits of the filters that the packet may be for, as far as that is known before it is parsed. During a flood
+/// most packets end here.
 #[inline(always)]
-fn choose(record: &mut CaptureRecord, now: u64) -> u32 {
+fn preselect(record: &mut CaptureRecord, now: u64) {
     let outcome = record.outcome & (CAPTURE_OUTCOMES - 1);
     let in_use = if outcome == FORWARDED { maps::capture_forwards() } else { maps::capture_filters() };
+    record.filters = 0;
+    for slot in 0..common::CAPTURE_FILTERS {
+        if in_use >> slot == 0 {
+            break;
+        }
+        if in_use >> slot & 1 == 0 {
+            continue;
+        }
+        let Some(filter) = maps::CAPTURE_FILTERS.get(slot) else { continue };
+        if !filter.admits_outcome(record) {
+            continue;
+        }
+        if filter.is_plain != 0
+            && outcome != FORWARDED
+            && let Some(limit) = limit(slot, outcome)
+            && used(limit, now) > (CAPTURE_BURST - 1) * CAPTURE_INTERVAL
+        {
+            limit.left_out += 1;
+            continue;
+        }
+        record.filters |= 1 << slot;
+    }
+}
+
+/// Evaluates the filters whose bits are set, and their limits. Leaves the bits of those that the record is for, and returns
+/// the bytes that they want.
+#[inline(always)]
+fn select(record: &mut CaptureRecord, now: u64) -> u32 {
+    let outcome = record.outcome & (CAPTURE_OUTCOMES - 1);
     // SAFETY: the program's own map.
     let unread = unsafe { bpf_ringbuf_query((&raw const maps::CAPTURE).cast_mut().cast(), BPF_RB_AVAIL_DATA.into()) };
     let is_half_full = unread > u64::from(CAPTURE_RING_BYTES / 2);
+    let most = if is_half_full { CAPTURE_RARE } else { CAPTURE_BURST };
+    let possible = record.filters;
+    record.filters = 0;
     let mut captured = 0;
     for slot in 0..common::CAPTURE_FILTERS {
-        if in_use >> slot & 1 == 0 {
+        if possible >> slot & 1 == 0 {
             continue;
         }
         let Some(filter) = maps::CAPTURE_FILTERS.get(slot) else { continue };
@@ -149,18 +186,21 @@ fn choose(record: &mut CaptureRecord, now: u64) -> u32 {
             continue;
         }
         let Some(limit) = limit(slot, outcome) else { continue };
-        let full_at = limit.full_at.max(now);
-        let used = full_at - now;
-        let most = if is_half_full { CAPTURE_RARE } else { CAPTURE_BURST };
-        if used > (most - 1) * CAPTURE_INTERVAL {
+        if used(limit, now) > (most - 1) * CAPTURE_INTERVAL {
             limit.left_out += 1;
             continue;
         }
-        limit.full_at = full_at + CAPTURE_INTERVAL;
+        limit.full_at = limit.full_at.max(now) + CAPTURE_INTERVAL;
         record.filters |= 1 << slot;
         captured = captured.max(filter.snaplen);
     }
     captured
+}
+
+/// The part of a burst that is used, in nanoseconds.
+#[inline(always)]
+fn used(limit: &CaptureLimit, now: u64) -> u64 {
+    limit.full_at.saturating_sub(now)
 }
 
 /// Counts a packet for which the ring has no room.

@@ -52,7 +52,9 @@ pub struct CaptureFilter {
     pub snaplen: u32,
     /// One of this many forwarded packets, at random.
     pub one_in: u32,
-    pub padding: u32,
+    /// 1 if the filter has no conditions on addresses, protocol and ports: so the program need not parse a packet that is
+    /// above the rate limit.
+    pub is_plain: u32,
 }
 
 /// A prefix of addresses in network byte order, those of IPv4 as IPv4-mapped ones.
@@ -73,15 +75,31 @@ impl CaptureFilter {
     /// Whether the filter admits a packet.
     #[inline(always)]
     pub fn admits(&self, packet: &CaptureRecord) -> bool {
-        let connection = self.connection;
-        let any_connection = connection == Self::ANY_CONNECTION;
-        self.outcomes & 1 << (packet.outcome & 31) != 0
-            && (any_connection || connection == packet.connection || connection == packet.egress)
+        self.admits_outcome(packet)
             && (self.protocol == Self::ANY_PROTOCOL || (packet.family != 0 && self.protocol == packet.protocol))
             && self.source.contains(&packet.source, packet.family)
             && self.destination.contains(&packet.destination, packet.family)
             && admits_port(self.source_ports, packet.ports >> 16, packet.has_ports)
             && admits_port(self.destination_ports, packet.ports & 0xffff, packet.has_ports)
+    }
+
+    /// The part of [`CaptureFilter::admits`] for which the packet need not be parsed: outcome and connections.
+    #[inline(always)]
+    pub fn admits_outcome(&self, packet: &CaptureRecord) -> bool {
+        let connection = self.connection;
+        self.outcomes & 1 << (packet.outcome & 31) != 0
+            && (connection == Self::ANY_CONNECTION || connection == packet.connection || connection == packet.egress)
+    }
+
+    /// Sets [`CaptureFilter::is_plain`].
+    #[must_use]
+    pub fn marked(self) -> Self {
+        let is_plain = self.protocol == Self::ANY_PROTOCOL
+            && self.source.family == 0
+            && self.destination.family == 0
+            && self.source_ports == Self::ANY_PORT
+            && self.destination_ports == Self::ANY_PORT;
+        Self { is_plain: is_plain.into(), ..self }
     }
 }
 

@@ -88,8 +88,9 @@ impl PacketQuery {
             destination_ports: port(self.dport),
             snaplen,
             one_in: self.forwarded.unwrap_or(1),
-            padding: 0,
-        })
+            is_plain: 0,
+        }
+        .marked())
     }
 }
 
@@ -349,7 +350,7 @@ mod tests {
                 destination_ports: CaptureFilter::ANY_PORT,
                 snaplen: 0,
                 one_in: 1,
-                padding: 0,
+                is_plain: 0,
             };
             filter.admits(&record(source))
         };

@@ -71,7 +71,7 @@ pub const EVERYTHING: CaptureFilter = CaptureFilter {
     destination_ports: CaptureFilter::ANY_PORT,
     snaplen: MAX_SNAPLEN,
     one_in: 1,
-    padding: 0,
+    is_plain: 0,
 };
 
 /// Non-zero counters by account and name.

@@ -198,7 +198,7 @@ mod tests {
             destination_ports: CaptureFilter::ANY_PORT,
             snaplen: 128,
             one_in: 1,
-            padding: 0,
+            is_plain: 0,
         }
     }
 
