@@ -136,4 +136,3 @@ fn spawn(agent: &Agent, arguments: &[&str]) -> Child {
     thread::spawn(move || stderr.lines().map_while(Result::ok).for_each(drop));
     child
 }
-mod demo;
