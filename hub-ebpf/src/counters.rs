@@ -5,6 +5,7 @@ use core::cell::Cell;
 use hub_common::{Mark, Reason, maps::VPC};
 
 use crate::{
+    capture,
     frame::{Direction, Frame},
     maps,
     refusal::Refusal,
@@ -152,6 +153,7 @@ pub fn finish<F: Frame>(frame: &mut F, attribution: &Attribution, refusal: &Refu
     {
         *counter += 1;
     }
+    capture::refused(frame, attribution, refusal.number());
     if refusal.is_drop() {
         return F::DROP;
     }

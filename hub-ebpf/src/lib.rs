@@ -12,6 +12,7 @@ pub mod route;
 pub mod translate;
 
 // Shared.
+pub mod capture;
 pub mod counters;
 pub mod family;
 pub mod frame;

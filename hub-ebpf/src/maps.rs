@@ -1,5 +1,7 @@
 //! The maps, which the agent fills; [`hub_common::maps`] documents them.
 
+use core::cell::UnsafeCell;
+
 use aya_ebpf::{
     bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
     btf_maps,
@@ -10,9 +12,10 @@ use hub_common::{
     Mark,
     class_trie::{MAX_CHUNKS, Words},
     maps::{
-        Attachment, GroupMember, LinkAddress, Local, MAX_BUCKETS, MAX_CONNECTIONS, MAX_GROUP_MEMBERS, MAX_NEIGHBOURS,
-        MAX_NEXT_HOPS, MAX_PORT_RULES, MAX_PREFIXES, MssLimits, NEAR_INTERFACES, NEIGHBOUR_MISS_BYTES, Neighbour,
-        NextHop, Refusals, Remote, Route, Rules, Scoped, Traffic, Translations, Vlan,
+        self, Attachment, CAPTURE_OUTCOMES, CAPTURE_RING_BYTES, CaptureFilter, CaptureLimit, CaptureRecord,
+        CaptureSwitch, GroupMember, LinkAddress, Local, MAX_BUCKETS, MAX_CONNECTIONS, MAX_GROUP_MEMBERS,
+        MAX_NEIGHBOURS, MAX_NEXT_HOPS, MAX_PORT_RULES, MAX_PREFIXES, MAX_SNAPLEN, MssLimits, NEAR_INTERFACES,
+        NEIGHBOUR_MISS_BYTES, Neighbour, NextHop, Refusals, Remote, Route, Rules, Scoped, Traffic, Translations, Vlan,
     },
 };
 
@@ -49,6 +52,58 @@ static HANDOVER: u32 = 0;
 pub fn is_handing_over() -> bool {
     // SAFETY: as above. The agent writes it while the program runs: a whole word at a time.
     unsafe { core::ptr::read_volatile(&raw const HANDOVER) != 0 }
+}
+
+/// The switch of [`crate::capture`]: off unless somebody listens.
+#[unsafe(no_mangle)]
+static CAPTURE_SWITCH: SwitchCell = SwitchCell(UnsafeCell::new(CaptureSwitch { filters: 0, forwards: 0, until: 0 }));
+
+/// Writable for the agent.
+#[repr(transparent)]
+struct SwitchCell(UnsafeCell<CaptureSwitch>);
+
+// SAFETY: the program only reads it, a word at a time.
+unsafe impl Sync for SwitchCell {}
+
+/// Filters in use, a bit each.
+#[inline(always)]
+pub fn capture_filters() -> u32 {
+    // SAFETY: a valid, aligned static. Volatile: the agent changes it at any time.
+    unsafe { (&raw const (*CAPTURE_SWITCH.0.get()).filters).read_volatile() }
+}
+
+/// Those that want forwarded packets.
+#[inline(always)]
+pub fn capture_forwards() -> u32 {
+    // SAFETY: as above.
+    unsafe { (&raw const (*CAPTURE_SWITCH.0.get()).forwards).read_volatile() }
+}
+
+/// When the switch is off, in nanoseconds of `CLOCK_MONOTONIC`.
+#[inline(always)]
+pub fn capture_until() -> u64 {
+    // SAFETY: as above.
+    unsafe { (&raw const (*CAPTURE_SWITCH.0.get()).until).read_volatile() }
+}
+
+#[map]
+pub static CAPTURE: RingBuf = RingBuf::with_byte_size(CAPTURE_RING_BYTES, 0);
+
+#[map]
+pub static CAPTURE_FILTERS: Array<CaptureFilter> = Array::with_max_entries(maps::CAPTURE_FILTERS, 0);
+
+#[map]
+pub static CAPTURE_LIMITS: PerCpuArray<CaptureLimit> =
+    PerCpuArray::with_max_entries(maps::CAPTURE_FILTERS * CAPTURE_OUTCOMES, 0);
+
+/// The record that is being made: too large for the stack.
+#[map]
+pub static CAPTURE_SCRATCH: PerCpuArray<CaptureScratch> = PerCpuArray::with_max_entries(1, 0);
+
+#[repr(C)]
+pub struct CaptureScratch {
+    pub record: CaptureRecord,
+    pub bytes: [u8; MAX_SNAPLEN as usize],
 }
 
 #[map]

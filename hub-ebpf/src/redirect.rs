@@ -4,6 +4,7 @@ use aya_log_ebpf::warn;
 use hub_common::{Reason, maps::NextHop};
 
 use crate::{
+    capture,
     counters::{self, Attribution},
     frame::Frame,
     refusal::Refusal,
@@ -16,6 +17,7 @@ pub fn redirect<F: Frame>(frame: &F, attribution: &Attribution, next_hop: &NextH
         return Err(Reason::RedirectFailed.into());
     };
     counters::count_forwarded(attribution, next_hop.connection);
+    capture::forwarded(frame, attribution, next_hop);
     Ok(action)
 }
 

@@ -43,6 +43,9 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     if let Err(why) = setup::promtool() {
         eprintln!("tests of metrics by promtool are skipped: {why:#}");
     }
+    if let Err(why) = setup::tshark() {
+        eprintln!("captures are not read by tshark: {why:#}");
+    }
     // The agent as it is shipped: cargo test builds no plain binaries of other packages, and unifies features.
     let built = build::run(&build::Args {})?;
     if built != ExitCode::SUCCESS {

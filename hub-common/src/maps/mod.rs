@@ -23,6 +23,7 @@
 //! The egress check looks up `REMOTES` and `LOCALS` again, with the next hop's scope and the addresses swapped.
 
 mod attachment;
+mod capture;
 mod counters;
 #[cfg(feature = "user")]
 mod pod;
@@ -32,6 +33,10 @@ mod translation;
 
 pub use self::{
     attachment::{Attachment, MAX_CONNECTIONS, NEAR_INTERFACES, Vlan, link},
+    capture::{
+        CAPTURE_BURST, CAPTURE_FILTERS, CAPTURE_INTERVAL, CAPTURE_OUTCOMES, CAPTURE_RARE, CAPTURE_RING_BYTES,
+        CaptureFilter, CaptureLimit, CapturePrefix, CaptureRecord, CaptureSwitch, FORWARDED, MAX_SNAPLEN,
+    },
     counters::{ConnectionRecord, GroupRecord, NAME_BYTES, Refusals, Traffic, UNATTRIBUTED, VPC},
     policy::{
         ADMITS_NOTHING, ANY_LOCAL, Local, MAX_PORT_RULES, MAX_PREFIXES, NO_PORT_RULES, NO_REVERSE_PATH,

@@ -1,8 +1,8 @@
 //! [`aya::Pod`] for the agent's side.
 
 use super::{
-    Attachment, ConnectionRecord, GroupMember, GroupRecord, LinkAddress, Local, MssLimits, Neighbour, NextHop,
-    Refusals, Remote, Route, Rule, Scoped, Traffic, Translations, Vlan,
+    Attachment, CaptureFilter, CaptureLimit, CaptureSwitch, ConnectionRecord, GroupMember, GroupRecord, LinkAddress,
+    Local, MssLimits, Neighbour, NextHop, Refusals, Remote, Route, Rule, Scoped, Traffic, Translations, Vlan,
 };
 use crate::Mark;
 
@@ -16,3 +16,4 @@ macro_rules! pod {
 
 pod!(Attachment, Scoped<[u8; 4]>, Scoped<[u8; 16]>, Remote, Local, Rule, Route, NextHop, Neighbour, LinkAddress);
 pod!(Mark, Vlan, MssLimits, Translations, GroupMember, Traffic, Refusals, ConnectionRecord, GroupRecord);
+pod!(CaptureFilter, CaptureLimit, CaptureSwitch);

@@ -118,6 +118,22 @@ pub trait Frame {
     /// Sends the frame out of the next hop's interface. Returns the program's return code.
     fn send(&self, next_hop: &NextHop) -> Result<u32, HelperError>;
 
+    /// [`capture::record`](crate::capture::record) of this frame, through a function that the verifier checks separately.
+    /// `outcome`: see there. `connections`: the `COUNTERS` slots of ingress and, above it, egress. `egress`: index of the
+    /// interface that the packet leaves by; 0 if it does not.
+    fn record(&self, outcome: u32, connections: u32, egress: u32);
+
+    /// Copies bytes of the frame from `offset` on.
+    ///
+    /// `to` must have room for `length` bytes, which are at least one.
+    fn load(&self, offset: usize, to: *mut u8, length: u32) -> bool;
+
+    /// [`Frame::tag`] with the protocol of the tag above it; 0 for none.
+    fn tag_with_protocol(&self) -> u32;
+
+    /// Bytes of a link header that the frame still has although it goes to an interface without one.
+    fn leftover_header(&self) -> usize;
+
     /// The `T` at `offset`, if the frame has all of it.
     #[inline(always)]
     fn at<T: Bytes>(&self, offset: usize) -> Option<&T> {

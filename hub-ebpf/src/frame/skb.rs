@@ -17,6 +17,7 @@ use hub_common::maps::NextHop;
 
 use super::{Covered, Direction, Frame, HelperError};
 use crate::{
+    capture,
     headers::{Ethernet, Ipv4},
     maps, mss,
     parse::MAX_TAGS,
@@ -312,6 +313,33 @@ impl Frame for SkbFrame {
             _ => Err(HelperError),
         }
     }
+
+    #[inline(always)]
+    fn record(&self, outcome: u32, connections: u32, egress: u32) {
+        capture_record_tc(self.skb(), outcome, connections, egress);
+    }
+
+    #[inline(always)]
+    fn load(&self, offset: usize, to: *mut u8, length: u32) -> bool {
+        // SAFETY: the program's own context, and `length` bytes of the caller's.
+        unsafe { bpf_skb_load_bytes(self.skb().cast_const().cast(), offset as u32, to.cast(), length) == 0 }
+    }
+
+    #[inline(always)]
+    fn tag_with_protocol(&self) -> u32 {
+        // SAFETY: see `interface`. The protocol is in network byte order.
+        let protocol = unsafe { (*self.skb()).vlan_proto } as u16;
+        self.tag().map_or(0, |tag| u32::from(u16::from_be(protocol)) << 16 | u32::from(tag))
+    }
+
+    /// The kernel removes it later: see [`Frame::replace_link_header`].
+    #[inline(always)]
+    fn leftover_header(&self) -> usize {
+        match self.at::<Ipv4>(0) {
+            Some(start) if !matches!(start.version_and_length >> 4, 4 | 6) => size_of::<Ethernet>(),
+            _ => 0,
+        }
+    }
 }
 
 #[unsafe(no_mangle)]
@@ -341,5 +369,13 @@ extern "C" fn translate_any_tc(skb: *mut __sk_buff, offset: u32, packet: u32, ta
 #[inline(never)]
 extern "C" fn translate_inner_tc(skb: *mut __sk_buff, at: u32, packet: u32, table: u32) -> u32 {
     translate::inner(&mut SkbFrame { context: TcContext::new(skb) }, at, packet, table);
+    0
+}
+
+/// Returns 0: the verifier requires a number.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn capture_record_tc(skb: *mut __sk_buff, outcome: u32, connections: u32, egress: u32) -> u32 {
+    capture::record(&SkbFrame { context: TcContext::new(skb) }, outcome, connections, egress);
     0
 }

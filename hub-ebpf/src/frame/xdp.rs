@@ -1,13 +1,13 @@
 use aya_ebpf::{
     EbpfContext as _,
     bindings::{xdp_action, xdp_md},
-    helpers::{bpf_xdp_adjust_head, bpf_xdp_adjust_tail},
+    helpers::{bpf_xdp_adjust_head, bpf_xdp_adjust_tail, bpf_xdp_load_bytes},
     programs::XdpContext,
 };
 use hub_common::{checksum, maps::NextHop};
 
 use super::{Covered, Direction, Frame, HelperError};
-use crate::{maps, mss, policy::ports, translate};
+use crate::{capture, maps, mss, policy::ports, translate};
 
 /// A frame in an XDP program, native or generic.
 pub struct XdpFrame {
@@ -164,6 +164,27 @@ impl Frame for XdpFrame {
         // The flags are the helper's return code if the port does not exist.
         maps::PORTS.redirect(next_hop.port, u64::from(Self::DROP)).map_err(|_| HelperError)
     }
+
+    #[inline(always)]
+    fn record(&self, outcome: u32, connections: u32, egress: u32) {
+        capture_record_xdp(self.context.ctx, outcome, connections, egress);
+    }
+
+    #[inline(always)]
+    fn load(&self, offset: usize, to: *mut u8, length: u32) -> bool {
+        // SAFETY: the program's own context, and `length` bytes of the caller's.
+        unsafe { bpf_xdp_load_bytes(self.context.ctx, offset as u32, to.cast(), length) == 0 }
+    }
+
+    #[inline(always)]
+    fn tag_with_protocol(&self) -> u32 {
+        0
+    }
+
+    #[inline(always)]
+    fn leftover_header(&self) -> usize {
+        0
+    }
 }
 
 #[unsafe(no_mangle)]
@@ -193,5 +214,13 @@ extern "C" fn translate_any_xdp(context: *mut xdp_md, offset: u32, packet: u32, 
 #[inline(never)]
 extern "C" fn translate_inner_xdp(context: *mut xdp_md, at: u32, packet: u32, table: u32) -> u32 {
     translate::inner(&mut XdpFrame::new(XdpContext::new(context)), at, packet, table);
+    0
+}
+
+/// Returns 0: the verifier requires a number.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn capture_record_xdp(context: *mut xdp_md, outcome: u32, connections: u32, egress: u32) -> u32 {
+    capture::record(&XdpFrame::new(XdpContext::new(context)), outcome, connections, egress);
     0
 }

@@ -23,6 +23,7 @@ use super::{
     host::{self, Host},
     lock::{InstanceLock, SPREAD_MEMORY, old_agent_runs},
     metrics::MetricsSnapshot,
+    packet_names::PacketNames,
     record::{Recorder, Recording, format::RecordingHeader},
     request::Request,
     snapshot::Snapshot,
@@ -54,6 +55,7 @@ use crate::{
         spread::Spreader,
         sysctl::Sysctls,
     },
+    observe::packets::{self, PacketListeners},
 };
 
 /// Events that a listener may lag behind.
@@ -75,6 +77,7 @@ pub struct Agent {
     recorder: Option<Recorder>,
     /// The address of the listener for Prometheus.
     metrics: watch::Sender<Option<SocketAddr>>,
+    packets: PacketListeners,
     _lock: InstanceLock,
 }
 
@@ -104,6 +107,8 @@ impl Agent {
         let is_running = inherited.is_running;
         datapath.follow_log();
         let neighbour_misses = datapath.neighbour_misses()?;
+        let packets =
+            packets::start(datapath.packet_tap()?).context("cannot follow the program's records of packets")?;
         let interfaces = Interfaces::start(first_links(&config)).await?;
         let (host, follower) = HostFollower::start().await?;
         let (learned, routes) = RouteFollower::start(config.learn.as_ref().map(Learn::followed)).await?;
@@ -142,6 +147,7 @@ impl Agent {
             settled,
             recorder,
             metrics,
+            packets,
             _lock: lock,
         };
         if is_running {
@@ -235,6 +241,11 @@ impl Agent {
     /// The program's tables, for a second load.
     pub fn live_tables(&self) -> Arc<LiveTables> {
         self.edge.datapath.live_tables()
+    }
+
+    /// Where listeners to packets come in.
+    pub fn packets(&self) -> PacketListeners {
+        self.packets.clone()
     }
 
     /// The address at which to serve metrics, as configured; `None`: at none.
@@ -343,6 +354,7 @@ impl Agent {
             }
             Request::Metrics(answer) => drop(answer.send(MetricsSnapshot::take(&self.world, &self.edge))),
             Request::Trace(request, answer) => drop(answer.send(self.world.trace(&request))),
+            Request::PacketNames(answer) => drop(answer.send(PacketNames::of(&self.world))),
             Request::Config(answer) => drop(answer.send(Arc::clone(self.world.config()))),
             Request::ReadSecrets(answer) => {
                 self.follow(Event::Secrets);

@@ -13,6 +13,7 @@
 //! | `snapshot`, `warnings` | the data of a status |
 //! | `metrics` | the data of a scrape |
 //! | `trace` | the look-ups of a trace |
+//! | `packet_names` | names for records of packets |
 //! | `record` | records events: `run --record` |
 //!
 //! One loop ([`Agent`]) owns all state and is the only writer. Slow work runs elsewhere: the
@@ -31,6 +32,7 @@ mod learned;
 mod lock;
 mod main_loop;
 mod metrics;
+mod packet_names;
 pub mod process;
 mod record;
 mod request;
@@ -49,5 +51,6 @@ mod watchdog;
 pub mod world;
 
 pub use self::{
-    event::Transition, main_loop::Agent, metrics::MetricsSnapshot, request::Request, snapshot::Snapshot, world::RETRY,
+    event::Transition, main_loop::Agent, metrics::MetricsSnapshot, packet_names::PacketNames, request::Request,
+    snapshot::Snapshot, world::RETRY,
 };

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use anyhow::Result;
 use tokio::sync::oneshot;
 
-use super::{effect::Settled, event::Transition, metrics::MetricsSnapshot, snapshot::Snapshot};
+use super::{
+    effect::Settled, event::Transition, metrics::MetricsSnapshot, packet_names::PacketNames, snapshot::Snapshot,
+};
 use crate::{
     api_types::trace::TraceRequest,
     config::Config,
@@ -20,6 +22,8 @@ pub enum Request {
     Metrics(oneshot::Sender<Result<MetricsSnapshot>>),
     /// Prepares a packet for a trace.
     Trace(TraceRequest, oneshot::Sender<Result<Prepared, TraceError>>),
+    /// What the numbers in records of packets mean.
+    PacketNames(oneshot::Sender<PacketNames>),
     /// The configuration in force.
     Config(oneshot::Sender<Arc<Config>>),
     /// Checks whether the kernel program's tables have room for a change.

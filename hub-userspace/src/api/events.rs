@@ -11,9 +11,10 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use futures_util::{StreamExt as _, stream};
+use serde::de::DeserializeOwned;
 use tokio::sync::broadcast::{Receiver, error::RecvError};
 
-use super::{AppState, Client, EVENTS, snapshot};
+use super::{AppState, Client, EVENTS, client::PendingAnswer, snapshot};
 use crate::api_types::{
     event::{ConnectionEvent, now},
     status::ConnectionStatus,
@@ -60,16 +61,33 @@ fn line(event: &ConnectionEvent) -> String {
 impl Client {
     /// Passes each event to `tell` until that fails or the agent ends, which is also an error.
     pub async fn follow(&self, mut handle: impl FnMut(&ConnectionEvent) -> Result<()>) -> Result<()> {
-        let mut answer = self.ask(Method::GET, EVENTS, None, None).await?;
-        let mut rest = Vec::new();
-        while let Some(bytes) = answer.chunk().await.context("the agent has stopped")? {
-            rest.extend_from_slice(&bytes);
-            while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
-                let line: Vec<u8> = rest.drain(..=end).collect();
-                let event = serde_json::from_slice(&line);
-                handle(&event.context("unexpected event from the agent: it may be of another version")?)?;
-            }
+        let mut lines = Lines { answer: self.ask(Method::GET, EVENTS, None, None).await?, rest: Vec::new() };
+        while let Some(event) = lines.next().await? {
+            handle(&event)?;
         }
         bail!("the agent has stopped")
+    }
+}
+
+/// The lines of an answer without an end.
+pub(super) struct Lines {
+    pub answer: PendingAnswer,
+    pub rest: Vec<u8>,
+}
+
+impl Lines {
+    /// The next line; `None` at the end of the answer.
+    pub async fn next<T: DeserializeOwned>(&mut self) -> Result<Option<T>> {
+        let mut searched = 0;
+        loop {
+            if let Some(end) = self.rest[searched..].iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.rest.drain(..=searched + end).collect();
+                let line = serde_json::from_slice(&line);
+                return line.context("unexpected line from the agent: it may be of another version").map(Some);
+            }
+            searched = self.rest.len();
+            let Some(bytes) = self.answer.chunk().await.context("the agent has stopped")? else { return Ok(None) };
+            self.rest.extend_from_slice(&bytes);
+        }
     }
 }

@@ -8,6 +8,7 @@ mod connections;
 mod events;
 mod metrics;
 mod objects;
+mod packets;
 mod path;
 mod peer_config;
 mod renegotiate;
@@ -31,6 +32,7 @@ pub use self::{
     client::Client,
     metrics::{MetricsListener, ScrapeLock},
     objects::{CustomerGatewayEntry, Shown},
+    packets::PacketQuery,
     socket::Socket,
     trace::TraceLoad,
 };
@@ -38,6 +40,7 @@ use crate::{
     agent::{Request, Snapshot},
     api_types::{event::ConnectionEvent, status::FullStatus},
     config_manager::{ChangeRequest, ReloadState},
+    observe::packets::PacketListeners,
     store::WriteState,
 };
 
@@ -52,6 +55,7 @@ pub const CONFIG: &str = "/v1/config";
 pub const AUDIT: &str = "/v1/store/audit";
 pub const BACKUP: &str = "/v1/store/backup";
 pub const EVENTS: &str = "/v1/events";
+pub const PACKETS: &str = "/v1/packets";
 pub const METRICS: &str = "/v1/metrics";
 
 /// The answer to a request that fails.
@@ -65,6 +69,7 @@ pub fn router(state: AppState) -> Router {
         .merge(objects::router())
         .route(STATUS, get(status))
         .route(EVENTS, get(events::follow))
+        .route(PACKETS, get(packets::follow))
         .route(METRICS, get(metrics::answer))
         .route(trace::TRACE, post(trace::trace))
         .route(&format!("{}/{{name}}/{{format}}", peer_config::PEER_CONFIG), get(peer_config::peer_config))
@@ -79,6 +84,7 @@ pub struct AppState {
     pub changes: mpsc::Sender<ChangeRequest>,
     /// Closed when the agent ends.
     pub events: broadcast::WeakSender<ConnectionEvent>,
+    pub packets: PacketListeners,
     pub store: WriteState,
     pub reloads: ReloadState,
     pub scrapes: ScrapeLock,

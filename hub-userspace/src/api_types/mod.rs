@@ -2,5 +2,6 @@
 
 pub mod diagnose;
 pub mod event;
+pub mod packet;
 pub mod status;
 pub mod trace;

@@ -4,6 +4,8 @@ mod background;
 mod cleanup;
 mod diagnose;
 mod objects;
+mod packets;
+mod pcapng;
 mod status;
 mod store;
 pub mod table;
@@ -11,7 +13,7 @@ mod trace;
 mod trace_table;
 
 use std::{
-    io::{self, IsTerminal as _, Write as _},
+    io::{self, IsTerminal as _},
     path::{Path, PathBuf},
     process::ExitCode,
     time::Duration,
@@ -30,13 +32,13 @@ use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt as _, util::Subscr
 use self::{
     background::{notify, reload_on, report_suppressed},
     objects::{ConnectionCommand, CustomerGatewayCommand, RouteCommand},
+    packets::{CaptureArgs, MonitorArgs},
     store::StoreCommand,
     trace::TraceArguments,
 };
 use crate::{
     agent::{Agent, guard, process},
     api::{AppState, Client, MetricsListener, ScrapeLock, Socket, TraceLoad, router},
-    api_types::event::ConnectionEvent,
     config::{
         Config,
         check::{self, CheckFormat},
@@ -162,8 +164,12 @@ enum Command {
         #[arg(long)]
         with_secret: bool,
     },
-    /// Shows the state of every connection, then each change with its reason, until interrupted.
-    Monitor,
+    /// Shows the state of every connection, then each change with its reason, until interrupted. With `--packets`, shows
+    /// packets that the kernel program drops or passes to the kernel instead.
+    Monitor(MonitorArgs),
+    /// Writes packets that the kernel program drops or passes to the kernel to a file for Wireshark, until interrupted.
+    /// Needs root.
+    Capture(CaptureArgs),
     /// Blocks forwarding from and to the sites of a configuration, at boot, until an agent runs.
     Protect {
         /// Configuration file.
@@ -250,16 +256,8 @@ async fn execute(cli: Cli) -> Result<ExitCode> {
         Command::PeerConfig { connection, format, config: Some(file), with_secret } => {
             peer_config::render(&load(&file)?.config, &connection, format, with_secret)?
         }
-        Command::Monitor => {
-            let show = |event: &ConnectionEvent| {
-                let text = printed(event, table::event, cli.output)?;
-                // Flush immediately, also into a pipe. Handle its end as an error instead of panicking.
-                let mut out = io::stdout().lock();
-                out.write_all(text.as_bytes()).and_then(|()| out.flush()).context("cannot write the events")
-            };
-            client.follow(show).await?;
-            String::new()
-        }
+        Command::Monitor(arguments) => packets::monitor(&client, arguments, cli.output).await?,
+        Command::Capture(arguments) => packets::capture(&client, arguments).await?,
         Command::Protect { config, state, instance } => {
             match guard::protect(&in_force(&config, &state, &instance)?).await? {
                 true => "forwarding from and to the sites is blocked until the agent runs\n".to_owned(),
@@ -342,6 +340,7 @@ async fn serve(
         agent: sender,
         changes: orders.clone(),
         events: agent.events(),
+        packets: agent.packets(),
         store: manager.write_state(),
         reloads: manager.reload_state(),
         scrapes: ScrapeLock::default(),

@@ -1,6 +1,9 @@
 //! Status and routes as text tables.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::{
+    net::IpAddr,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use comfy_table::{CellAlignment, Table, presets};
 use serde_json::Value;
@@ -9,6 +12,7 @@ use crate::{
     api::{CustomerGatewayEntry, Shown},
     api_types::{
         event::ConnectionEvent,
+        packet::{LeftOut, LeftOutCause, PacketEvent, PacketLine, PacketVerdict},
         status::{
             ChildStatus, ConnectionStatus, FullStatus, IpsecStatus, MetricsStatus, Reasons, RouteStatus,
             RunningConnectionStatus, Status, StoreStatus, Traffic, UnderlayStatus, WithoutAgent,
@@ -151,6 +155,49 @@ pub fn event(event: &ConnectionEvent) -> String {
         _ => String::new(),
     };
     format!("{time:.3} {connection} {}{reason}{selectors}\n", state(*now))
+}
+
+/// A packet on one line, sortable by time.
+pub fn packet(line: &PacketLine) -> String {
+    let packet = match line {
+        PacketLine::Packet(packet) => packet,
+        PacketLine::LeftOut(LeftOut { left_out, reason, cause }) => {
+            let cause = match cause {
+                LeftOutCause::RateLimit => "over the rate limit",
+                LeftOutCause::SlowReader => "not read fast enough",
+            };
+            return format!("{left_out} more {reason} left out: {cause}\n");
+        }
+    };
+    let end = |address: Option<IpAddr>, port: Option<u16>| match (address, port) {
+        (Some(IpAddr::V6(address)), Some(port)) => format!("[{address}]:{port}"),
+        (Some(address), Some(port)) => format!("{address}:{port}"),
+        (Some(address), None) => address.to_string(),
+        (None, _) => "-".to_owned(),
+    };
+    let protocol = match packet.protocol {
+        Some(1) => "icmp".to_owned(),
+        Some(6) => "tcp".to_owned(),
+        Some(17) => "udp".to_owned(),
+        Some(58) => "icmpv6".to_owned(),
+        Some(number) => format!("protocol {number}"),
+        None => "no IP".to_owned(),
+    };
+    let verdict = match packet.verdict {
+        PacketVerdict::Drop => "drop",
+        PacketVerdict::Pass => "pass",
+        PacketVerdict::Forward => "forward",
+    };
+    let PacketEvent { time, reason, connection, next_hop, interface, length, .. } = packet;
+    let from = connection.as_deref().unwrap_or("-");
+    let why = match (reason, next_hop) {
+        (Some(reason), _) => format!(" {reason}"),
+        (None, Some(next_hop)) => format!(" to {next_hop}"),
+        (None, None) => String::new(),
+    };
+    let source = end(packet.source, packet.source_port);
+    let destination = end(packet.destination, packet.destination_port);
+    format!("{time:.6} {from} {interface} {verdict}{why} {source} > {destination} {protocol} {length} bytes\n")
 }
 
 /// Reasons why it is not up, or not attached as desired; one per line.

@@ -14,6 +14,7 @@ mod maps;
 mod named_map;
 mod neighbour_miss;
 mod old;
+mod packet_tap;
 mod pins;
 mod reason_names;
 mod records;
@@ -47,6 +48,7 @@ pub use self::{
     counters::{CounterReader, Counters},
     error::DatapathError,
     instance::Instance,
+    packet_tap::{PacketRecord, PacketTap, monotonic},
     removal::Removal,
     run::{Action, Hook, Outcome},
     running::{Running, RunningConnection, RunningInterface, running},
@@ -207,6 +209,11 @@ impl Dataplane {
             .map_err(|error| DatapathError::map("NEIGHBOUR_MISS", NEIGHBOUR_MISS_BYTES, &error))?;
         neighbour_miss::follow(ring)
             .map_err(|error| DatapathError::Map { map: "NEIGHBOUR_MISS", cause: error.to_string() })
+    }
+
+    /// The program's records of packets; take it once.
+    pub fn packet_tap(&mut self) -> Result<PacketTap, DatapathError> {
+        PacketTap::take(self.programs.object())
     }
 
     /// Applies changes of a map in order; returns the number applied, and the error that stopped them.

@@ -1,3 +1,4 @@
 //! What others see of the agent.
 
 pub mod metrics;
+pub mod packets;

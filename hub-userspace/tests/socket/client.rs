@@ -40,6 +40,20 @@ fn client_reports_server_rejection() {
     assert_eq!(failed, Err("the agent is stopping".to_owned()));
 }
 
+#[test]
+fn packets_are_for_root_only() {
+    let served = Served::start(Some(GROUP));
+    let packets = || {
+        client(&served.path, async |client| {
+            client.packets(&PacketQuery::default(), || panic!("it must not start"), |_| Ok(true)).await
+        })
+    };
+    let forbidden = become_user(NOBODY, GROUP, packets);
+    assert_eq!(forbidden, Err("only root can see the sites' packets: run as root".to_owned()));
+    // This agent has no kernel program.
+    assert_eq!(packets(), Err("the agent is stopping".to_owned()));
+}
+
 /// Answers one connection with these bytes, and keeps it open if more follow.
 fn answers_with(listener: &UnixListener, bytes: &[u8]) -> UnixStream {
     let (mut stream, _) = listener.accept().expect("it asks");

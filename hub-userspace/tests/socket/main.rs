@@ -18,13 +18,14 @@ use std::{
 
 use hub_userspace::{
     agent::Request,
-    api::{AppState, Client, MetricsListener, ScrapeLock, Socket, TraceLoad, router},
+    api::{AppState, Client, MetricsListener, PacketQuery, ScrapeLock, Socket, TraceLoad, router},
     api_types::event::ConnectionEvent,
     config::{
         self,
         in_force::{Admin, ObjectChange},
     },
     config_manager::ReloadState,
+    observe::packets::PacketListeners,
     peer_config::Format,
     store::WriteState,
 };
@@ -77,6 +78,7 @@ impl Served {
             agent,
             changes,
             events: events.downgrade(),
+            packets: PacketListeners::default(),
             store,
             reloads: ReloadState::default(),
             scrapes: ScrapeLock::default(),

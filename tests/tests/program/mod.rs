@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::Context;
 use hub_common::{
     Reason,
-    maps::{UNATTRIBUTED, VPC},
+    maps::{CaptureFilter, CapturePrefix, MAX_SNAPLEN, UNATTRIBUTED, VPC},
 };
 use hub_tests::{
     lab::{Namespace, require_root, unique_prefix},
@@ -23,7 +23,7 @@ use hub_userspace::{
         model::{self, LookupKind, Route},
     },
     connection::affected::Affected,
-    datapath::{Action, Counters, Dataplane, Hook, Outcome, Tracer},
+    datapath::{Action, Counters, Dataplane, Hook, Outcome, PacketRecord, PacketTap, Tracer},
     fib::{self, Inputs, id_maps::IdMaps, tables::Tables},
     routing::{groups::AffectedGroups, rib::Rib},
     trace::View,
@@ -47,12 +47,28 @@ pub const ENTRIES: [Entry; 4] = [
 const MARK_MASK: u32 = 0x1fff_0000;
 const MARK_FLAG: u32 = 0x1000_0000;
 
+/// Every packet with all that can be recorded of it.
+pub const EVERYTHING: CaptureFilter = CaptureFilter {
+    outcomes: u32::MAX,
+    connection: CaptureFilter::ANY_CONNECTION,
+    source: CapturePrefix::ANY,
+    destination: CapturePrefix::ANY,
+    protocol: CaptureFilter::ANY_PROTOCOL,
+    source_ports: CaptureFilter::ANY_PORT,
+    destination_ports: CaptureFilter::ANY_PORT,
+    snaplen: MAX_SNAPLEN,
+    one_in: 1,
+    is_plain: 0,
+};
+
 /// Non-zero counters by account and name.
 pub type Books = BTreeMap<(Account, &'static str), u64>;
 
 /// The loaded program.
 pub struct Program {
     pub entry: Entry,
+    /// Records every packet.
+    tap: PacketTap,
     dataplane: Dataplane,
     /// The contents of its maps.
     tables: Tables,
@@ -102,9 +118,13 @@ pub fn with_program(
 impl Program {
     pub fn load(entry: Entry) -> anyhow::Result<Self> {
         let settings = model::DataplaneSettings { lookup: entry.1, ..model::DataplaneSettings::default() };
+        let mut dataplane = Dataplane::load(&settings).context("loading the kernel program")?;
+        let mut tap = dataplane.packet_tap()?;
+        tap.insert(0, &EVERYTHING)?;
         Ok(Self {
             entry,
-            dataplane: Dataplane::load(&settings).context("loading the kernel program")?,
+            tap,
+            dataplane,
             tables: Tables::default(),
             raw: BTreeSet::new(),
             destinations: BTreeSet::new(),
@@ -248,6 +268,22 @@ impl Program {
             }
         };
         Ok(arrival.mark & !MARK_MASK | MARK_FLAG | number << 16)
+    }
+
+    /// The program's records of packets since the last call; empties the ring.
+    pub fn records(&mut self) -> anyhow::Result<Vec<PacketRecord>> {
+        self.tap.renew()?;
+        Ok(std::iter::from_fn(|| self.tap.read()).collect())
+    }
+
+    /// Makes the whole burst of records available again.
+    pub fn reset_record_limits(&mut self) -> anyhow::Result<()> {
+        self.tap.insert(0, &EVERYTHING).map_err(Into::into)
+    }
+
+    /// The account of a counter slot.
+    pub fn account(&self, slot: u32) -> Option<&Account> {
+        self.slots.iter().find(|(other, _)| *other == slot).map(|(_, account)| account)
     }
 
     /// All counters since the program was loaded.

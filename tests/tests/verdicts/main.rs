@@ -15,6 +15,7 @@ mod policy;
 #[path = "../program/mod.rs"]
 mod program;
 mod protocol;
+mod record;
 mod reverse;
 mod rewriting;
 mod row;

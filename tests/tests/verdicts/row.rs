@@ -9,7 +9,10 @@ use hub_tests::{
 };
 use hub_userspace::datapath::{Action, Hook, Outcome};
 
-use crate::program::{Arrival, Books, Program, difference, enter};
+use crate::{
+    program::{Arrival, Books, Program, difference, enter},
+    record,
+};
 
 /// See [`row`].
 #[must_use]
@@ -150,7 +153,10 @@ pub fn agree(world: &World, rows: &[Expected]) -> anyhow::Result<()> {
 pub fn check(program: &mut Program, world: &World, rows: &[Expected]) -> anyhow::Result<()> {
     program.install(world)?;
     let mut report = String::new();
-    for expected in rows {
+    for (number, expected) in rows.iter().enumerate() {
+        if number % 500 == 0 {
+            program.reset_record_limits()?;
+        }
         let Row { arrival, .. } = &expected.row;
         if !expected.is_at(program.entry.0) || !program.gets(world, arrival) {
             continue;
@@ -158,9 +164,12 @@ pub fn check(program: &mut Program, world: &World, rows: &[Expected]) -> anyhow:
         let part = program.part(expected.prediction.clone(), world, arrival);
         let mark = program.marked(arrival, part.mark.as_ref()).context(expected.row.name.clone())?;
         let before = program.books()?;
+        program.records()?;
         let outcome = program.take(arrival)?;
         let books = difference(&before, &program.books()?);
-        for difference in differences(&part, arrival, mark, &outcome, &books) {
+        let records = program.records()?;
+        let wrong = record::differences(program, &part, arrival, &outcome, &records);
+        for difference in differences(&part, arrival, mark, &outcome, &books).into_iter().chain(wrong) {
             writeln!(report, "{:?}: {difference}", expected.row.name)?;
             writeln!(report, "in:\n{}out:\n{}", hex(&arrival.frame), hex(&outcome.frame))?;
         }

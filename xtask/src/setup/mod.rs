@@ -41,7 +41,7 @@ mod plan;
 ///  5. on Debian: the packages rustc-web, rust-web-src, cargo-web.
 ///
 /// bpf-linker comes from PATH if that one fits, else it is built below `~/.cache/vpnhub` (a minute, once).
-/// For tests and demo: ip, strongSwan and BIRD (installed with apt where missing), and the kernel's BPF, BTF, veth
+/// For tests and demo: ip, strongSwan, BIRD and tshark (installed with apt where missing), and the kernel's BPF, BTF, veth
 /// and network namespaces (checked). The daemons' own services are neither started nor enabled by that; strongSwan's
 /// older form, and promtool, for the tests, are unpacked in the cache and not installed.
 ///
@@ -65,6 +65,7 @@ pub fn run(_: &Args) -> Result<ExitCode> {
         "promtool   {}",
         promtool().map_or_else(|error| format!("{error:#}"), |()| "present, not installed".to_owned())
     );
+    println!("tshark     {}", tshark().map_or_else(|error| format!("{error:#}"), |()| "present".to_owned()));
     println!("host       Linux {}, commands and kernel features are present", host::kernel_release());
     println!("ready: `cargo xtask build`, `cargo xtask test`");
     Ok(ExitCode::SUCCESS)
@@ -137,6 +138,20 @@ pub fn promtool() -> Result<()> {
     let unpacked = tools::prometheus().context("neither HOME nor XDG_CACHE_HOME is set")?;
     apt::unpack("fetching promtool", &["prometheus"], &unpacked, &cache.join("tools/unpacking"))?;
     tools::promtool().map(drop).context("Debian's package prometheus has no promtool")
+}
+
+/// Makes sure that tshark is installed, which reads captures in the tests.
+pub fn tshark() -> Result<()> {
+    let is_there = || host::command("tshark").is_some();
+    if is_there() {
+        return Ok(());
+    }
+    let _lock = lock(&cache()?)?;
+    if !apt::available() {
+        bail!("tshark is missing, and this host has no apt");
+    }
+    apt::install("installing tshark", &["tshark"])?;
+    is_there().then_some(()).context("Debian's package tshark has no tshark")
 }
 
 /// Makes sure that commands are there that not everything here needs: their names, and their Debian packages'. Gives

@@ -18,6 +18,7 @@ use serde_json::Value;
 use super::{FullStatus, WithoutAgent};
 use crate::api_types::{
     diagnose::Diagnosis,
+    packet::{LeftOut, PacketEvent},
     trace::{CaptureTrace, Trace},
 };
 
@@ -43,11 +44,13 @@ fn remove_texts(schema: &mut Value) {
     }
 }
 
-fn forms() -> [(&'static str, Value); 5] {
+fn forms() -> [(&'static str, Value); 7] {
     [
         ("status", schema::<FullStatus>()),
         ("without-agent", schema::<WithoutAgent>()),
         ("diagnose", schema::<Diagnosis>()),
+        ("packet", schema::<PacketEvent>()),
+        ("packets-left-out", schema::<LeftOut>()),
         ("trace", schema::<Trace>()),
         ("trace-pcap", schema::<CaptureTrace>()),
     ]
