@@ -5,7 +5,7 @@
 //! their last bytes. Filters are evaluated here. Each has a rate limit for each outcome, so that a flood of one reason
 //! cannot displace the records of another.
 //!
-//! One function of each program type is global: the verifier checks it once.
+//! One function of each program type is global, and those that evaluate a filter are: the verifier checks them once.
 
 use aya_ebpf::{
     bindings::BPF_RB_AVAIL_DATA,
@@ -74,14 +74,17 @@ pub fn record<F: Frame>(frame: &F, outcome: u32, connections: u32, egress: u32) 
     }
     let Some(scratch) = maps::CAPTURE_SCRATCH.get_ptr_mut(0) else { return };
     // SAFETY: the element belongs to this CPU, and programs of XDP and TC ingress do not interrupt one another on a CPU.
+    // The functions that evaluate filters make references of their own: none of these is used behind such a call.
     let (record, bytes) = unsafe { (&mut (*scratch).record, (&raw mut (*scratch).bytes).cast::<u8>()) };
     record.outcome = outcome & 0xff;
     record.connection = connections & 0xffff;
     record.egress = connections >> 16;
-    preselect(record, now);
-    if record.filters == 0 {
+    let possible = preselect(outcome & 0xff, now);
+    if possible == 0 {
         return;
     }
+    // SAFETY: as above.
+    let record = unsafe { &mut (*scratch).record };
     let (link, start) = match outcome & 0xff {
         FORWARDED => (outcome >> LINK_SHIFT & 0xff, (outcome >> START_SHIFT) as usize & 0xff),
         _ => ingress(frame),
@@ -90,10 +93,13 @@ pub fn record<F: Frame>(frame: &F, outcome: u32, connections: u32, egress: u32) 
     record.link = link;
     record.tag = if egress != 0 || link != CaptureRecord::ETHERNET { 0 } else { frame.tag_with_protocol() };
     addresses(frame, link, start, record);
-    let captured = select(record, now);
-    if record.filters == 0 {
+    let (filters, captured) = select(possible, now);
+    if filters == 0 {
         return;
     }
+    // SAFETY: as above.
+    let record = unsafe { &mut (*scratch).record };
+    record.filters = filters;
     // SAFETY: a helper without pointers.
     record.time = unsafe { bpf_ktime_get_ns() };
     let length = frame.length();
@@ -131,13 +137,12 @@ fn ingress<F: Frame>(frame: &F) -> (u32, usize) {
     }
 }
 
-/// Sets the bits of the filters that the packet may be for, as far as that is known before it is parsed. During a flood
+/// Returns the bits of the filters that the packet may be for, as far as that is known before it is parsed. During a flood
 /// most packets end here.
 #[inline(always)]
-fn preselect(record: &mut CaptureRecord, now: u64) {
-    let outcome = record.outcome & (CAPTURE_OUTCOMES - 1);
+fn preselect(outcome: u32, now: u64) -> u32 {
     let in_use = if outcome == FORWARDED { maps::capture_forwards() } else { maps::capture_filters() };
-    record.filters = 0;
+    let mut possible = 0;
     for slot in 0..common::CAPTURE_FILTERS {
         if in_use >> slot == 0 {
             break;
@@ -145,56 +150,82 @@ fn preselect(record: &mut CaptureRecord, now: u64) {
         if in_use >> slot & 1 == 0 {
             continue;
         }
-        let Some(filter) = maps::CAPTURE_FILTERS.get(slot) else { continue };
-        if !filter.admits_outcome(record) {
-            continue;
+        if capture_preselects(slot, now) != 0 {
+            possible |= 1 << slot;
         }
-        if filter.is_plain != 0
-            && outcome != FORWARDED
-            && let Some(limit) = limit(slot, outcome)
-            && used(limit, now) > (CAPTURE_BURST - 1) * CAPTURE_INTERVAL
-        {
-            limit.left_out += 1;
-            continue;
-        }
-        record.filters |= 1 << slot;
     }
+    possible
 }
 
-/// Evaluates the filters whose bits are set, and their limits. Leaves the bits of those that the record is for, and returns
-/// the bytes that they want.
-#[inline(always)]
-fn select(record: &mut CaptureRecord, now: u64) -> u32 {
+/// Whether the packet may be for this filter.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn capture_preselects(slot: u32, now: u64) -> u32 {
+    let (Some(record), Some(filter)) = (record_of_this_cpu(), maps::CAPTURE_FILTERS.get(slot)) else { return 0 };
     let outcome = record.outcome & (CAPTURE_OUTCOMES - 1);
+    if !filter.admits_outcome(record) {
+        return 0;
+    }
+    if filter.is_plain != 0
+        && outcome != FORWARDED
+        && let Some(limit) = limit(slot, outcome)
+        && used(limit, now) > (CAPTURE_BURST - 1) * CAPTURE_INTERVAL
+    {
+        limit.left_out += 1;
+        return 0;
+    }
+    1
+}
+
+/// Evaluates the filters whose bits are set, and their limits. Returns the bits of those that the record is for, and the
+/// bytes that they want.
+#[inline(always)]
+fn select(possible: u32, now: u64) -> (u32, u32) {
     // SAFETY: the program's own map.
     let unread = unsafe { bpf_ringbuf_query((&raw const maps::CAPTURE).cast_mut().cast(), BPF_RB_AVAIL_DATA.into()) };
     let is_half_full = unread > u64::from(CAPTURE_RING_BYTES / 2);
     let most = if is_half_full { CAPTURE_RARE } else { CAPTURE_BURST };
-    let possible = record.filters;
-    record.filters = 0;
-    let mut captured = 0;
+    let (mut filters, mut captured) = (0, 0);
     for slot in 0..common::CAPTURE_FILTERS {
         if possible >> slot & 1 == 0 {
             continue;
         }
-        let Some(filter) = maps::CAPTURE_FILTERS.get(slot) else { continue };
-        if !filter.admits(record) {
-            continue;
+        let wanted = capture_selects(slot, now, most);
+        if wanted != 0 {
+            filters |= 1 << slot;
+            captured = captured.max(wanted);
         }
-        // SAFETY: a helper without pointers.
-        if outcome == FORWARDED && filter.one_in > 1 && unsafe { bpf_get_prandom_u32() } % filter.one_in != 0 {
-            continue;
-        }
-        let Some(limit) = limit(slot, outcome) else { continue };
-        if used(limit, now) > (most - 1) * CAPTURE_INTERVAL {
-            limit.left_out += 1;
-            continue;
-        }
-        limit.full_at = limit.full_at.max(now) + CAPTURE_INTERVAL;
-        record.filters |= 1 << slot;
-        captured = captured.max(filter.snaplen);
     }
-    captured
+    (filters, captured)
+}
+
+/// Evaluates a filter and its limit. Returns the bytes that it wants, at least one; 0: the record is not for it.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn capture_selects(slot: u32, now: u64, most: u64) -> u32 {
+    let (Some(record), Some(filter)) = (record_of_this_cpu(), maps::CAPTURE_FILTERS.get(slot)) else { return 0 };
+    let outcome = record.outcome & (CAPTURE_OUTCOMES - 1);
+    if !filter.admits(record) {
+        return 0;
+    }
+    // SAFETY: a helper without pointers.
+    if outcome == FORWARDED && filter.one_in > 1 && unsafe { bpf_get_prandom_u32() } % filter.one_in != 0 {
+        return 0;
+    }
+    let Some(limit) = limit(slot, outcome) else { return 0 };
+    if used(limit, now) > (most - 1) * CAPTURE_INTERVAL {
+        limit.left_out += 1;
+        return 0;
+    }
+    limit.full_at = limit.full_at.max(now) + CAPTURE_INTERVAL;
+    filter.snaplen.max(1)
+}
+
+/// The record that is being made.
+#[inline(always)]
+fn record_of_this_cpu<'a>() -> Option<&'a CaptureRecord> {
+    // SAFETY: the element belongs to this CPU, and no other reference to it is used while this one lives.
+    maps::CAPTURE_SCRATCH.get_ptr(0).map(|scratch| unsafe { &(*scratch).record })
 }
 
 /// The part of a burst that is used, in nanoseconds.
