@@ -79,12 +79,14 @@ pub fn record<F: Frame>(frame: &F, outcome: u32, connections: u32, egress: u32) 
     record.outcome = outcome & 0xff;
     record.connection = connections & 0xffff;
     record.egress = connections >> 16;
-    let possible = preselect(outcome & 0xff, now);
+    record.filters = 0;
+    preselect(outcome & 0xff, now);
+    // SAFETY: as above.
+    let record = unsafe { &mut (*scratch).record };
+    let possible = record.filters;
     if possible == 0 {
         return;
     }
-    // SAFETY: as above.
-    let record = unsafe { &mut (*scratch).record };
     let (link, start) = match outcome & 0xff {
         FORWARDED => (outcome >> LINK_SHIFT & 0xff, (outcome >> START_SHIFT) as usize & 0xff),
         _ => ingress(frame),
@@ -93,20 +95,20 @@ pub fn record<F: Frame>(frame: &F, outcome: u32, connections: u32, egress: u32) 
     record.link = link;
     record.tag = if egress != 0 || link != CaptureRecord::ETHERNET { 0 } else { frame.tag_with_protocol() };
     addresses(frame, link, start, record);
-    let (filters, captured) = select(possible, now);
-    if filters == 0 {
-        return;
-    }
+    (record.filters, record.captured) = (0, 0);
+    select(possible, now);
     // SAFETY: as above.
     let record = unsafe { &mut (*scratch).record };
-    record.filters = filters;
+    if record.filters == 0 {
+        return;
+    }
     // SAFETY: a helper without pointers.
     record.time = unsafe { bpf_ktime_get_ns() };
     let length = frame.length();
     // SAFETY: a value on the stack. Volatile: otherwise the compiler subtracts from a pointer, which the verifier rejects.
     let length = (unsafe { core::ptr::read_volatile(&raw const length) } as u32).saturating_sub(start as u32);
     record.length = length;
-    let captured = bounded(captured.min(length).max(1));
+    let captured = bounded(record.captured.min(length).max(1));
     let loaded = if frame.load(start, bytes, captured) { captured } else { 0 };
     record.captured = loaded;
     let size = size_of::<CaptureRecord>() as u64 + u64::from(captured);
@@ -137,12 +139,11 @@ fn ingress<F: Frame>(frame: &F) -> (u32, usize) {
     }
 }
 
-/// Returns the bits of the filters that the packet may be for, as far as that is known before it is parsed. During a flood
+/// Sets the bits of the filters that the packet may be for, as far as that is known before it is parsed. During a flood
 /// most packets end here.
 #[inline(always)]
-fn preselect(outcome: u32, now: u64) -> u32 {
+fn preselect(outcome: u32, now: u64) {
     let in_use = if outcome == FORWARDED { maps::capture_forwards() } else { maps::capture_filters() };
-    let mut possible = 0;
     for slot in 0..common::CAPTURE_FILTERS {
         if in_use >> slot == 0 {
             break;
@@ -150,17 +151,15 @@ fn preselect(outcome: u32, now: u64) -> u32 {
         if in_use >> slot & 1 == 0 {
             continue;
         }
-        if capture_preselects(slot, now) != 0 {
-            possible |= 1 << slot;
-        }
+        capture_preselect(slot, now);
     }
-    possible
 }
 
-/// Whether the packet may be for this filter.
+/// Sets the bit of a filter that the packet may be for. In the record: a word of the caller's, with its known bits, would be
+/// as many states to the verifier as there are sets of filters.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn capture_preselects(slot: u32, now: u64) -> u32 {
+extern "C" fn capture_preselect(slot: u32, now: u64) -> u32 {
     let (Some(record), Some(filter)) = (record_of_this_cpu(), maps::CAPTURE_FILTERS.get(slot)) else { return 0 };
     let outcome = record.outcome & (CAPTURE_OUTCOMES - 1);
     if !filter.admits_outcome(record) {
@@ -174,35 +173,30 @@ extern "C" fn capture_preselects(slot: u32, now: u64) -> u32 {
         limit.left_out += 1;
         return 0;
     }
-    1
+    record.filters |= 1 << slot;
+    0
 }
 
-/// Evaluates the filters whose bits are set, and their limits. Returns the bits of those that the record is for, and the
-/// bytes that they want.
+/// Evaluates the possible filters and their limits. Sets the bits of those that the record is for, and the bytes that they
+/// want.
 #[inline(always)]
-fn select(possible: u32, now: u64) -> (u32, u32) {
+fn select(possible: u32, now: u64) {
     // SAFETY: the program's own map.
     let unread = unsafe { bpf_ringbuf_query((&raw const maps::CAPTURE).cast_mut().cast(), BPF_RB_AVAIL_DATA.into()) };
     let is_half_full = unread > u64::from(CAPTURE_RING_BYTES / 2);
     let most = if is_half_full { CAPTURE_RARE } else { CAPTURE_BURST };
-    let (mut filters, mut captured) = (0, 0);
     for slot in 0..common::CAPTURE_FILTERS {
         if possible >> slot & 1 == 0 {
             continue;
         }
-        let wanted = capture_selects(slot, now, most);
-        if wanted != 0 {
-            filters |= 1 << slot;
-            captured = captured.max(wanted);
-        }
+        capture_select(slot, now, most);
     }
-    (filters, captured)
 }
 
-/// Evaluates a filter and its limit. Returns the bytes that it wants, at least one; 0: the record is not for it.
+/// Evaluates a filter and its limit.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn capture_selects(slot: u32, now: u64, most: u64) -> u32 {
+extern "C" fn capture_select(slot: u32, now: u64, most: u64) -> u32 {
     let (Some(record), Some(filter)) = (record_of_this_cpu(), maps::CAPTURE_FILTERS.get(slot)) else { return 0 };
     let outcome = record.outcome & (CAPTURE_OUTCOMES - 1);
     if !filter.admits(record) {
@@ -218,14 +212,16 @@ extern "C" fn capture_selects(slot: u32, now: u64, most: u64) -> u32 {
         return 0;
     }
     limit.full_at = limit.full_at.max(now) + CAPTURE_INTERVAL;
-    filter.snaplen.max(1)
+    record.filters |= 1 << slot;
+    record.captured = record.captured.max(filter.snaplen);
+    0
 }
 
 /// The record that is being made.
 #[inline(always)]
-fn record_of_this_cpu<'a>() -> Option<&'a CaptureRecord> {
+fn record_of_this_cpu<'a>() -> Option<&'a mut CaptureRecord> {
     // SAFETY: the element belongs to this CPU, and no other reference to it is used while this one lives.
-    maps::CAPTURE_SCRATCH.get_ptr(0).map(|scratch| unsafe { &(*scratch).record })
+    maps::CAPTURE_SCRATCH.get_ptr_mut(0).map(|scratch| unsafe { &mut (*scratch).record })
 }
 
 /// The part of a burst that is used, in nanoseconds.
