@@ -101,8 +101,9 @@ impl Sites {
     fn send_until(&mut self, left: usize) {
         retry_within(PATIENCE, "the filters stay", || {
             let waiting = self.with("egress-");
-            let next = waiting.first().copied();
-            next.iter().for_each(|next| self.send_to(*next, BURST));
+            if let Some(next) = waiting.first() {
+                self.send_to(*next, BURST);
+            }
             Ok((waiting.len() <= left).then_some(()))
         })
         .unwrap();
