@@ -42,28 +42,21 @@ pub fn handover_tag() -> [u32; 2] {
 
 /// 1 while the agent replaces filters by TCX links. An interface then has both for a moment, and the second one must
 /// not process and count again what the first one passes.
-///
-/// In a section, and so a map, of its own: the program reads it without a look-up.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = ".data.handover")]
-static HANDOVER: u32 = 0;
+static HANDOVER: Variable<u32> = Variable(UnsafeCell::new(0));
 
 #[inline(always)]
 pub fn is_handing_over() -> bool {
-    // SAFETY: as above. The agent writes it while the program runs: a whole word at a time.
-    unsafe { core::ptr::read_volatile(&raw const HANDOVER) != 0 }
+    // SAFETY: as below.
+    unsafe { HANDOVER.0.get().read_volatile() != 0 }
 }
 
 /// The switch of [`crate::capture`]: off unless somebody listens.
 #[unsafe(no_mangle)]
-static CAPTURE_SWITCH: SwitchCell = SwitchCell(UnsafeCell::new(CaptureSwitch { filters: 0, forwards: 0, until: 0 }));
-
-/// Writable for the agent.
-#[repr(transparent)]
-struct SwitchCell(UnsafeCell<CaptureSwitch>);
-
-// SAFETY: the program only reads it, a word at a time.
-unsafe impl Sync for SwitchCell {}
+#[unsafe(link_section = ".data.capture")]
+static CAPTURE_SWITCH: Variable<CaptureSwitch> =
+    Variable(UnsafeCell::new(CaptureSwitch { filters: 0, forwards: 0, until: 0 }));
 
 /// Filters in use, a bit each.
 #[inline(always)]
@@ -85,6 +78,14 @@ pub fn capture_until() -> u64 {
     // SAFETY: as above.
     unsafe { (&raw const (*CAPTURE_SWITCH.0.get()).until).read_volatile() }
 }
+
+/// A word, or some, that the agent changes while the program runs. In a section, and so a map, of its own: the program
+/// reads it without a look-up.
+#[repr(transparent)]
+struct Variable<T>(UnsafeCell<T>);
+
+// SAFETY: the program only reads it, a word at a time.
+unsafe impl<T> Sync for Variable<T> {}
 
 #[map]
 pub static CAPTURE: RingBuf = RingBuf::with_byte_size(CAPTURE_RING_BYTES, 0);

@@ -28,7 +28,7 @@ use super::{
     tc::Direction,
 };
 
-/// The map that the kernel's loader makes of the program's variable.
+/// The section of the program's variable `HANDOVER`.
 pub const HANDOVER: &str = ".data.handover";
 /// Interfaces that get a TCX link at once at a start: together they take a tenth of a second.
 const AT_ONCE: u32 = 8;
@@ -60,7 +60,7 @@ struct Queue {
 }
 
 impl Handover {
-    /// `flag` is the map [`HANDOVER`].
+    /// `flag` is the map of the variable [`HANDOVER`].
     pub fn new(flag: Named<Array<MapData, u32>>) -> Self {
         Self { flag: Some(flag), shared: Arc::default(), at_once: AT_ONCE }
     }

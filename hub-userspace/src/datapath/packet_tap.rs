@@ -20,8 +20,8 @@ use super::{
     named_map::{Named, take},
 };
 
-/// The program's only variable is in the section of the object that the loader fills with zeros.
-const SWITCH: &str = ".bss";
+/// The section of the program's variable `CAPTURE_SWITCH`.
+const SWITCH: &str = ".data.capture";
 const RING: &str = "CAPTURE";
 /// The program stops recording this long after the last [`PacketTap::renew`].
 const EXPIRES: Duration = Duration::from_secs(10);
