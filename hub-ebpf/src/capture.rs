@@ -26,8 +26,6 @@ use crate::{
 
 /// Above the outcome, for [`Frame::record`]: the kind of link that the packet leaves by.
 const LINK_SHIFT: u32 = 8;
-/// Above the outcome and the link: offset of the first byte to record.
-const START_SHIFT: u32 = 16;
 
 const FRAGMENT_OFFSET: u16 = 0x1fff;
 const IPV4: u16 = 0x0800;
@@ -58,8 +56,7 @@ pub fn forwarded<F: Frame>(frame: &F, attribution: &Attribution, next_hop: &Next
     if maps::capture_forwards() != 0 {
         let ethernet = next_hop.flags & NextHop::ETHERNET != 0;
         let link = if ethernet { CaptureRecord::ETHERNET } else { CaptureRecord::RAW };
-        let start = if ethernet { 0 } else { frame.leftover_header() };
-        let outcome = FORWARDED | link << LINK_SHIFT | (start as u32) << START_SHIFT;
+        let outcome = FORWARDED | link << LINK_SHIFT;
         frame.record(outcome, attribution.connection() | next_hop.connection << 16, next_hop.ifindex);
     }
 }
@@ -88,7 +85,10 @@ pub fn record<F: Frame>(frame: &F, outcome: u32, connections: u32, egress: u32) 
         return;
     }
     let (link, start) = match outcome & 0xff {
-        FORWARDED => (outcome >> LINK_SHIFT & 0xff, (outcome >> START_SHIFT) as usize & 0xff),
+        FORWARDED => match outcome >> LINK_SHIFT {
+            CaptureRecord::RAW if F::IS_LAST => (CaptureRecord::RAW, link_header(frame)),
+            link => (link, 0),
+        },
         _ => ingress(frame),
     };
     record.ifindex = if egress != 0 { egress } else { frame.interface() };
@@ -129,6 +129,16 @@ fn bounded(captured: u32) -> u32 {
     if less < MAX_SNAPLEN { less + 1 } else { MAX_SNAPLEN }
 }
 
+/// Bytes of a link header that the frame still has although it goes to an interface without one: the kernel removes it
+/// later, see [`Frame::replace_link_header`].
+#[inline(always)]
+fn link_header<F: Frame>(frame: &F) -> usize {
+    match ingress(frame) {
+        (CaptureRecord::ETHERNET, _) => size_of::<Ethernet>(),
+        (_, start) => start,
+    }
+}
+
 /// Kind of link, and offset of the first byte, of a packet where it came in.
 #[inline(always)]
 fn ingress<F: Frame>(frame: &F) -> (u32, usize) {
@@ -165,8 +175,11 @@ extern "C" fn capture_preselect(slot: u32, now: u64) -> u32 {
     if !filter.admits_outcome(record) {
         return 0;
     }
+    // Independent of the other conditions. SAFETY: a helper without pointers.
+    if outcome == FORWARDED && filter.one_in > 1 && unsafe { bpf_get_prandom_u32() } % filter.one_in != 0 {
+        return 0;
+    }
     if filter.is_plain != 0
-        && outcome != FORWARDED
         && let Some(limit) = limit(slot, outcome)
         && used(limit, now) > (CAPTURE_BURST - 1) * CAPTURE_INTERVAL
     {
@@ -183,8 +196,11 @@ extern "C" fn capture_preselect(slot: u32, now: u64) -> u32 {
 fn select(possible: u32, now: u64) {
     // SAFETY: the program's own map.
     let unread = unsafe { bpf_ringbuf_query((&raw const maps::CAPTURE).cast_mut().cast(), BPF_RB_AVAIL_DATA.into()) };
-    let is_half_full = unread > u64::from(CAPTURE_RING_BYTES / 2);
-    let most = if is_half_full { CAPTURE_RARE } else { CAPTURE_BURST };
+    let most = match unread {
+        _ if unread > u64::from(CAPTURE_RING_BYTES / 4 * 3) => 1,
+        _ if unread > u64::from(CAPTURE_RING_BYTES / 2) => CAPTURE_RARE,
+        _ => CAPTURE_BURST,
+    };
     for slot in 0..common::CAPTURE_FILTERS {
         if possible >> slot & 1 == 0 {
             continue;
@@ -200,10 +216,6 @@ extern "C" fn capture_select(slot: u32, now: u64, most: u64) -> u32 {
     let (Some(record), Some(filter)) = (record_of_this_cpu(), maps::CAPTURE_FILTERS.get(slot)) else { return 0 };
     let outcome = record.outcome & (CAPTURE_OUTCOMES - 1);
     if !filter.admits(record) {
-        return 0;
-    }
-    // SAFETY: a helper without pointers.
-    if outcome == FORWARDED && filter.one_in > 1 && unsafe { bpf_get_prandom_u32() } % filter.one_in != 0 {
         return 0;
     }
     let Some(limit) = limit(slot, outcome) else { return 0 };
@@ -344,6 +356,9 @@ fn ipv6<F: Frame>(frame: &F, offset: usize, record: &mut CaptureRecord) {
         if !matches!(next, HOP_BY_HOP | ROUTING | FRAGMENT_HEADER | DESTINATION_OPTIONS) {
             break;
         }
+        if at > OFFSETS {
+            return;
+        }
         let Some([following, length, high, low]) = frame.copy::<4>(at & OFFSETS) else { break };
         let is_fragment = next == FRAGMENT_HEADER;
         next = following;
@@ -361,6 +376,7 @@ fn ipv6<F: Frame>(frame: &F, offset: usize, record: &mut CaptureRecord) {
 fn ports<F: Frame>(frame: &F, at: usize, record: &mut CaptureRecord) {
     const _: () = assert!(TCP == 6 && UDP == 17);
     if matches!(record.protocol as u8, TCP | UDP | DCCP | SCTP | UDP_LITE)
+        && at <= OFFSETS
         && let Some(ports) = frame.copy::<4>(at & OFFSETS)
     {
         record.ports = u32::from_be_bytes(ports);

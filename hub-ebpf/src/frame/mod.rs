@@ -131,9 +131,6 @@ pub trait Frame {
     /// [`Frame::tag`] with the protocol of the tag above it; 0 for none.
     fn tag_with_protocol(&self) -> u32;
 
-    /// Bytes of a link header that the frame still has although it goes to an interface without one.
-    fn leftover_header(&self) -> usize;
-
     /// The `T` at `offset`, if the frame has all of it.
     #[inline(always)]
     fn at<T: Bytes>(&self, offset: usize) -> Option<&T> {

@@ -331,15 +331,6 @@ impl Frame for SkbFrame {
         let protocol = unsafe { (*self.skb()).vlan_proto } as u16;
         self.tag().map_or(0, |tag| u32::from(u16::from_be(protocol)) << 16 | u32::from(tag))
     }
-
-    /// The kernel removes it later: see [`Frame::replace_link_header`].
-    #[inline(always)]
-    fn leftover_header(&self) -> usize {
-        match self.at::<Ipv4>(0) {
-            Some(start) if !matches!(start.version_and_length >> 4, 4 | 6) => size_of::<Ethernet>(),
-            _ => 0,
-        }
-    }
 }
 
 #[unsafe(no_mangle)]

@@ -180,11 +180,6 @@ impl Frame for XdpFrame {
     fn tag_with_protocol(&self) -> u32 {
         0
     }
-
-    #[inline(always)]
-    fn leftover_header(&self) -> usize {
-        0
-    }
 }
 
 #[unsafe(no_mangle)]

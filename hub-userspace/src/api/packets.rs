@@ -31,6 +31,7 @@ use crate::{
     api_types::packet::{LeftOut, LeftOutCause, PacketEvent, PacketLine, PacketLink, PacketVerdict},
     datapath::PacketRecord,
     observe::packets::{Delivery, SubscribeError, Subscription},
+    trace::hex,
 };
 
 /// Names of connections and interfaces are read again after this time.
@@ -154,7 +155,9 @@ pub(super) async fn follow(
         Err(error @ SubscribeError::Full) => return failure(StatusCode::TOO_MANY_REQUESTS, error.to_string()),
         Err(error) => return failure(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
     };
-    let listener = Listener { subscription, names, agent: state.agent, snaplen: filter.snaplen as usize };
+    let snaplen = filter.snaplen as usize;
+    let connection = query.connection.map(|name| (name, filter.connection));
+    let listener = Listener { subscription, names, agent: state.agent, connection, snaplen };
     let lines = stream::unfold(listener, async |mut listener| {
         let line = listener.next().await?;
         // Only strings and numbers: serialization cannot fail.
@@ -170,6 +173,8 @@ struct Listener {
     subscription: Subscription,
     names: Names,
     agent: mpsc::Sender<Request>,
+    /// The connection of the filter, and its slot.
+    connection: Option<(String, u32)>,
     snaplen: usize,
 }
 
@@ -186,21 +191,24 @@ impl Names {
         agent.send(Request::PacketNames(sender)).await.ok()?;
         Some(Self { names: answer.await.ok()?, at })
     }
-
-    fn know(&self, head: &CaptureRecord) -> bool {
-        let knows = |slot: u32| slot == 0 || self.names.connection(slot).is_some();
-        knows(head.connection) && knows(head.egress) && self.names.interface(head.ifindex).is_some()
-    }
 }
 
 impl Listener {
+    /// The next line. `None` when the agent ends, or when the connection of the filter has been deleted: another one may
+    /// have its slot.
     async fn next(&mut self) -> Option<PacketLine> {
         Some(match self.subscription.next().await? {
             Delivery::LeftOut { outcome, packets } => left_out(outcome, packets, LeftOutCause::RateLimit),
             Delivery::Lost { outcome, packets } => left_out(outcome, packets, LeftOutCause::SlowReader),
             Delivery::Packet { record, time } => {
-                if !self.names.know(&record.head) || self.names.at.elapsed() > NAMES_FOR {
+                // Not more often, even if a name is missing: the agent's loop answers.
+                if self.names.at.elapsed() > NAMES_FOR {
                     self.names = Names::read(&self.agent).await?;
+                }
+                if let Some((name, slot)) = &self.connection
+                    && self.names.names.slot(name) != Some(*slot)
+                {
+                    return None;
                 }
                 PacketLine::Packet(event(&record, time, &self.names.names, self.snaplen))
             }
@@ -259,7 +267,7 @@ fn event(record: &Arc<PacketRecord>, time: f64, names: &PacketNames, snaplen: us
         source_port: has_ports.then_some((head.ports >> 16) as u16),
         destination_port: has_ports.then_some(head.ports as u16),
         length: head.length + tag as u32,
-        bytes: hex(&bytes[..bytes.len().min(snaplen)]),
+        bytes: hex::encode(&bytes[..bytes.len().min(snaplen)]),
     }
 }
 
@@ -272,15 +280,6 @@ fn with_tag(record: &PacketRecord) -> Vec<u8> {
         bytes.splice(ADDRESSES..ADDRESSES, record.head.tag.to_be_bytes());
     }
     bytes
-}
-
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
-        // Writing to a string cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 impl Client {
@@ -301,7 +300,7 @@ impl Client {
                 return Ok(());
             }
         }
-        bail!("the agent has stopped")
+        bail!("the agent has stopped, or the connection of the filter was deleted")
     }
 }
 

@@ -2,7 +2,10 @@
 //! unknown connection, 409 not possible now, 500 refused by the kernel. It changes nothing, but loads a program into the
 //! kernel, which only root may do.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Weak},
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, Result};
 use axum::{
@@ -40,8 +43,7 @@ pub struct TraceLoad {
 #[derive(Default)]
 struct Loaded {
     tracer: Option<Tracer>,
-    /// Number of packets.
-    runs: u64,
+    used: Option<Instant>,
 }
 
 impl TraceLoad {
@@ -55,30 +57,34 @@ impl TraceLoad {
         let tables = self.tables.clone().context("no program is loaded")?;
         let arrived = prepared.arrived.clone();
         let likely = prepared.explanation.likely.clone();
+        if loaded.tracer.is_none() {
+            // Before the load: the client may be gone when that is done.
+            tokio::spawn(drop_when_idle(Arc::downgrade(&self.loaded)));
+        }
         let run = spawn_blocking(move || {
-            let Loaded { tracer, runs } = &mut *loaded;
-            *runs += 1;
-            let tracer = match tracer {
+            // After an error or a panic it is not put back: what it has counted is unknown.
+            let mut tracer = match loaded.tracer.take() {
                 Some(tracer) => tracer,
-                None => tracer.insert(Tracer::load(&tables)?),
+                None => Tracer::load(&tables)?,
             };
-            let run = tracer.run(&arrived, &likely);
-            if run.is_err() {
-                // What it has counted is unknown.
-                loaded.tracer = None;
-            }
-            Ok::<_, anyhow::Error>((run?, loaded.runs))
+            let run = tracer.run(&arrived, &likely)?;
+            *loaded = Loaded { tracer: Some(tracer), used: Some(Instant::now()) };
+            Ok::<_, anyhow::Error>(run)
         });
-        let (run, runs) = run.await.context("the packet could not be run")??;
-        let loaded = Arc::clone(&self.loaded);
-        tokio::spawn(async move {
-            sleep(IDLE).await;
-            let mut loaded = loaded.lock_owned().await;
-            if loaded.runs == runs {
-                drop(spawn_blocking(move || loaded.tracer = None).await);
-            }
-        });
-        Ok(run)
+        run.await.context("the packet could not be run")?
+    }
+}
+
+/// Drops a load once it is idle.
+async fn drop_when_idle(loaded: Weak<Mutex<Loaded>>) {
+    loop {
+        sleep(IDLE).await;
+        let Some(loaded) = loaded.upgrade() else { return };
+        let mut loaded = loaded.lock_owned().await;
+        if loaded.used.is_none_or(|used| used.elapsed() >= IDLE) {
+            drop(spawn_blocking(move || loaded.tracer = None).await);
+            return;
+        }
     }
 }
 
@@ -105,9 +111,11 @@ fn status_of(error: &TraceError) -> StatusCode {
     match error {
         TraceError::NoConnection { .. } => StatusCode::NOT_FOUND,
         TraceError::NoInterface { .. } | TraceError::NotAttached { .. } => StatusCode::CONFLICT,
-        TraceError::Packet(_) | TraceError::OneOfBoth | TraceError::Hex | TraceError::TooLong { .. } => {
-            StatusCode::BAD_REQUEST
-        }
+        TraceError::Packet(_)
+        | TraceError::OneOfBoth
+        | TraceError::Hex
+        | TraceError::TooLong { .. }
+        | TraceError::TooShort { .. } => StatusCode::BAD_REQUEST,
     }
 }
 

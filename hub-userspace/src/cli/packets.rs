@@ -1,10 +1,10 @@
 //! `vpnhub monitor --packets` and `vpnhub capture`.
 
 use std::{
-    fs::OpenOptions,
+    fs::{OpenOptions, Permissions},
     io::{self, Write as _},
     net::IpAddr,
-    os::unix::fs::OpenOptionsExt as _,
+    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
 };
 
@@ -12,6 +12,7 @@ use anyhow::{Context as _, Result};
 use clap::{Args, CommandFactory as _, error::ErrorKind};
 use hub_common::maps::MAX_SNAPLEN;
 use ipnet::IpNet;
+use rustix::fs::OFlags;
 
 use super::{Cli, Output, pcapng::CaptureFile, printed, table};
 use crate::{
@@ -169,13 +170,22 @@ fn cannot_write(path: &Path) -> String {
     format!("cannot write {}", path.display())
 }
 
-/// Only its owner may read the file: packets are the sites' own.
+/// Only its owner may read the file: packets are the sites' own. That of an existing file changes before anything is
+/// written. Symbolic links are not followed: somebody else may have put one into a directory such as /tmp.
 fn open(path: &Path) -> Result<Box<dyn io::Write>> {
     if path == Path::new("-") {
         return Ok(Box::new(io::stdout()));
     }
-    let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path);
-    Ok(Box::new(file.with_context(|| format!("{}: choose another place with -w", cannot_write(path)))?))
+    let open = || {
+        let no_follow = OFlags::NOFOLLOW.bits().cast_signed();
+        let file = OpenOptions::new().write(true).create(true).mode(0o600).custom_flags(no_follow).open(path)?;
+        if file.metadata()?.is_file() {
+            file.set_permissions(Permissions::from_mode(0o600))?;
+            file.set_len(0)?;
+        }
+        Ok::<_, io::Error>(file)
+    };
+    Ok(Box::new(open().with_context(|| format!("{}: choose another place with -w", cannot_write(path)))?))
 }
 
 /// The comment of a packet in a capture: `drop selector_mismatch, connection shanghai`.

@@ -188,7 +188,7 @@ impl Programs {
         if translates {
             self.attach_tc(pins, handover, (name, ifindex), Direction::Egress)?;
         } else {
-            detach_tc(pins, handover, ifindex, Direction::Egress);
+            self.detach_egress(pins, handover, ifindex)?;
         }
         let why = || Some(reason.unwrap_or("requested by --attach").to_owned());
         let (kind, other, flags) = match mode {
@@ -221,6 +221,20 @@ impl Programs {
                 Err(DatapathError::attach(&error))
             }
         }
+    }
+
+    /// The interface has no translations any more.
+    fn detach_egress(&mut self, pins: &Pins, handover: &mut Handover, ifindex: u32) -> Result<(), DatapathError> {
+        if pins.has(AttachmentKind::Egress, ifindex) {
+            handover.forget(ifindex, Direction::Egress);
+            pins.detach(AttachmentKind::Egress, ifindex);
+        }
+        if pins.has(AttachmentKind::TcxEgress, ifindex) {
+            // The program of an earlier agent would translate by its own tables until it is detached.
+            self.link_tc(pins, Direction::Egress, ifindex)?;
+            handover.detach_later(ifindex, Direction::Egress, pins);
+        }
+        Ok(())
     }
 
     fn attach_xdp(&mut self, pins: &Pins, kind: AttachmentKind, ifindex: u32, flags: u32) -> io::Result<()> {

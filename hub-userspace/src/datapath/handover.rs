@@ -51,12 +51,19 @@ struct Shared {
 
 #[derive(Default)]
 struct Queue {
-    /// The programs to attach, by interface index.
-    waiting: BTreeMap<(u32, Direction), OwnedFd>,
+    /// By interface index.
+    waiting: BTreeMap<(u32, Direction), Work>,
     /// The agent is attaching: it would have to wait for the kernel's lock.
     is_attaching: bool,
     has_ended: bool,
     done: usize,
+}
+
+enum Work {
+    /// Replace the filter by a link with this program.
+    Replace(OwnedFd),
+    /// Detach the link.
+    Detach,
 }
 
 impl Handover {
@@ -75,9 +82,18 @@ impl Handover {
 
     /// The interface has a filter. The thread starts with the first one.
     pub fn add(&mut self, ifindex: u32, direction: Direction, pins: &Pins, program: OwnedFd) {
+        self.queue(ifindex, direction, pins, Work::Replace(program));
+    }
+
+    /// The program of the interface's link has nothing to do there any more. Detaching takes as long as attaching.
+    pub fn detach_later(&mut self, ifindex: u32, direction: Direction, pins: &Pins) {
+        self.queue(ifindex, direction, pins, Work::Detach);
+    }
+
+    fn queue(&mut self, ifindex: u32, direction: Direction, pins: &Pins, work: Work) {
         let mut queue = self.shared.lock();
         queue.is_attaching = true;
-        queue.waiting.insert((ifindex, direction), program);
+        queue.waiting.insert((ifindex, direction), work);
         drop(queue);
         if let Some(flag) = self.flag.take() {
             let (shared, pins) = (Arc::clone(&self.shared), pins.unlocked());
@@ -95,7 +111,7 @@ impl Handover {
         self.shared.changed.notify_one();
     }
 
-    /// The caller detaches from the interface. Waits while its filter is being replaced.
+    /// The caller attaches to the interface or detaches from it. Waits while its filter is being replaced.
     pub fn forget(&self, ifindex: u32, direction: Direction) {
         self.shared.lock().waiting.remove(&(ifindex, direction));
     }
@@ -162,11 +178,18 @@ impl Worker<'_> {
                 return false;
             }
             let next = if queue.is_attaching { None } else { queue.waiting.pop_first() };
-            let Some(((ifindex, direction), program)) = next else {
+            let Some(((ifindex, direction), work)) = next else {
                 if queue.waiting.is_empty() && queue.done > 0 {
                     info!(filters = std::mem::take(&mut queue.done), "TCX links have replaced the filters");
                 }
                 return true;
+            };
+            let program = match work {
+                Work::Replace(program) => program,
+                Work::Detach => {
+                    self.pins.detach(direction.link(), ifindex);
+                    continue;
+                }
             };
             match self.replace(ifindex, direction, &program) {
                 Ok(()) => queue.done += 1,

@@ -68,13 +68,17 @@ impl PacketTap {
         if filter.outcomes & 1 << FORWARDED != 0 {
             self.state.forwards |= 1 << slot;
         }
-        self.renew()
+        self.renew().inspect_err(|_| self.clear(slot))
     }
 
     pub fn remove(&mut self, slot: u32) -> Result<(), DatapathError> {
+        self.clear(slot);
+        self.renew()
+    }
+
+    fn clear(&mut self, slot: u32) {
         self.state.filters &= !(1 << slot);
         self.state.forwards &= !(1 << slot);
-        self.renew()
     }
 
     /// Call it every few seconds while there is a filter: so the program stops when the agent is gone.

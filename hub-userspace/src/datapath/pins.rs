@@ -296,7 +296,10 @@ impl Pins {
 
     /// Removes the directory.
     pub fn remove(self) -> Result<(), DatapathError> {
-        fs::remove_dir_all(&self.directory).map_err(|error| DatapathError::pins(&self.directory, &error))?;
+        let remove = || fs::remove_dir_all(&self.directory);
+        // A trace may be pinning its tables there: for a moment, and only once.
+        let removed = remove().or_else(|_| remove());
+        removed.map_err(|error| DatapathError::pins(&self.directory, &error))?;
         // Fails if other instances have directories there.
         drop(fs::remove_dir(ROOT));
         Ok(())

@@ -72,6 +72,10 @@ impl Programs {
     ) -> Result<(), DatapathError> {
         let program = self.tc_program(direction)?;
         let (link, filter) = (direction.link(), direction.filter());
+        if direction == Direction::Egress {
+            // The link may be waiting to be detached.
+            handover.forget(ifindex, direction);
+        }
         if !self.has_tcx(&program) {
             return self.attach_filter(pins, filter, interface, ifindex);
         }
@@ -95,6 +99,14 @@ impl Programs {
             }
             result => result.map_err(|error| DatapathError::attach(&error)),
         }
+    }
+
+    /// Replaces the program of a TCX link.
+    pub(super) fn link_tc(&mut self, pins: &Pins, direction: Direction, ifindex: u32) -> Result<(), DatapathError> {
+        let program = self.tc_program(direction)?;
+        let attached =
+            attach_link(pins, direction.link(), ifindex, program.as_fd(), direction.attach_type(), TCX_FLAGS);
+        attached.map_err(|error| DatapathError::attach(&error))
     }
 
     fn tc_program(&mut self, direction: Direction) -> Result<OwnedFd, DatapathError> {
@@ -140,7 +152,8 @@ impl Programs {
             result = self.add_filter(interface, hook);
         }
         result.map_err(|error| {
-            pins.forget_link(kind, ifindex);
+            // By index: the interface may have been renamed, and have the filter of an earlier agent.
+            pins.detach(kind, ifindex);
             DatapathError::attach(&error)
         })
     }

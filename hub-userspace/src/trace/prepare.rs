@@ -47,7 +47,12 @@ pub enum TraceError {
     Hex,
     #[error("the frame has {length} bytes, and a test run in the kernel takes {LONGEST} at most")]
     TooLong { length: usize },
+    #[error("the frame has {length} bytes, and a test run in the kernel takes {SHORTEST} at least: an Ethernet header")]
+    TooShort { length: usize },
 }
+
+/// Bytes of an Ethernet header, without which the kernel runs no frame.
+const SHORTEST: usize = 14;
 
 /// A packet that is ready to run.
 #[derive(Debug, Clone)]
@@ -105,8 +110,12 @@ pub fn prepare(
         }
         _ => return Err(TraceError::OneOfBoth),
     };
-    if frame.len() > LONGEST {
-        return Err(TraceError::TooLong { length: frame.len() });
+    let length = frame.len();
+    if length > LONGEST {
+        return Err(TraceError::TooLong { length });
+    }
+    if link.ethernet && length < SHORTEST {
+        return Err(TraceError::TooShort { length });
     }
     let ingress = TraceIngress {
         name: name.clone(),

@@ -177,3 +177,27 @@ fn capture_to_standard_output_is_a_file() {
     assert_eq!(read(&file)[0].bytes, frame);
     rig.stop().unwrap();
 }
+
+#[test]
+fn existing_file_becomes_private_and_symbolic_link_is_refused() {
+    let rig = Rig::start(&Options::default(), &HubConfig::offices(&SITES)).unwrap();
+    rig.warm_up(&SITES).unwrap();
+    let scratch = Scratch::new().unwrap();
+    let file = scratch.file("public.pcapng");
+    fs::write(&file, "x".repeat(100_000)).unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
+    let capture =
+        spawn(&rig.agent, &["capture", "-w", file.to_str().unwrap(), "--count", "1", "--src", crate::FOREIGN]);
+    assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+    let frame = Wire::of_site(&rig.world, &SHANGHAI).send(&udp(address(crate::FOREIGN), VPC.host4, (1, 2)));
+    assert!(capture.wait_with_output().unwrap().status.success());
+    assert_eq!(read(&file)[0].bytes, frame);
+
+    let link = scratch.file("link.pcapng");
+    std::os::unix::fs::symlink(&file, &link).unwrap();
+    let output = rig.agent.cli(&["capture", "-w", link.to_str().unwrap()]).unwrap();
+    assert!(!output.status.success());
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(error.contains("choose another place with -w"), "{error}");
+    rig.stop().unwrap();
+}

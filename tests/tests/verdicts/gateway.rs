@@ -42,7 +42,8 @@ pub const V6: u64 = 40 + 8 + 100;
 
 /// Link address of the hub on an interface.
 pub fn own(interface: u32) -> [u8; 6] {
-    [2, 0, 0, 0, 0, low(interface)]
+    // Begins like an IPv4 packet, as those of some clouds do: a link header must not be taken for one.
+    [0x42, 0, 0, 0, 0, low(interface)]
 }
 
 /// Link address of the neighbour on an interface.

@@ -23,13 +23,16 @@ const TURN: usize = 256;
 /// Interval of the counts of packets left out, and of [`PacketTap::renew`].
 const TICK: Duration = Duration::from_secs(1);
 
+/// The wall clock was set if it differs by more, in seconds.
+const STEP: f64 = 0.01;
+
 /// Starts the task. It ends with the last [`PacketListeners`]. Needs a tokio runtime.
 pub fn start(tap: PacketTap) -> io::Result<PacketListeners> {
     // SAFETY: the tap owns its file descriptor, which stays open and unchanged until the tap is dropped.
     let mut tap = unsafe { AsyncFd::register_with_interest(tap, Interest::READABLE) }?;
     let (sender, mut requests) = mpsc::channel(1);
     let (ended, mut ends) = mpsc::unbounded_channel();
-    let mut listeners = Listeners { by_number: BTreeMap::new(), slots: Slots::default(), next: 0, ended };
+    let mut listeners = Listeners { by_number: BTreeMap::new(), slots: Slots::default(), next: 0, behind: 0.0, ended };
     tokio::spawn(async move {
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -60,6 +63,8 @@ struct Listeners {
     by_number: BTreeMap<u64, Listener>,
     slots: Slots,
     next: u64,
+    /// Seconds by which the monotonic clock is behind the wall clock.
+    behind: f64,
     ended: mpsc::UnboundedSender<u64>,
 }
 
@@ -103,9 +108,13 @@ impl Listeners {
     /// Distributes some records; returns whether the ring is empty.
     fn turn(&mut self, tap: &mut PacketTap) -> bool {
         let behind = wall_clock() - seconds(monotonic());
+        // Two readings are never of the same moment, and times must not go backwards.
+        if (behind - self.behind).abs() > STEP {
+            self.behind = behind;
+        }
         for _ in 0..TURN {
             let Some(record) = tap.read() else { return true };
-            let time = behind + seconds(record.head.time);
+            let time = self.behind + seconds(record.head.time);
             self.distribute(&Arc::new(record), time);
         }
         false
