@@ -73,7 +73,7 @@ pub struct Program {
     /// The contents of its maps.
     tables: Tables,
     /// Indices of the interfaces that carry raw IP.
-    raw: BTreeSet<u32>,
+    pub raw: BTreeSet<u32>,
     /// Destinations in its maps.
     destinations: BTreeSet<IpNet>,
     /// The owner of each counter slot.

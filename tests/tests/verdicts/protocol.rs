@@ -122,7 +122,7 @@ fn raw_ip_packet_must_match_skb_protocol() -> anyhow::Result<()> {
         mismatch("IPv6, taken for IPv4", &v6, IPV4),
         mismatch("version 5, taken for IPv4", &v4.clone().version(5), IPV4),
         mismatch("version 0, taken for IPv6", &v6.clone().version(0), IPV6),
-        mismatch("an Ethernet frame, taken for IPv4", &v4.clone().ethernet(peer(RAW), own(RAW)), IPV4),
+        mismatch("an Ethernet frame, taken for IPv4", &v4.clone().ethernet(peer(RAW), peer(RAW)), IPV4),
         mismatch("a spoofed source, taken for IPv6", &udp4("10.10.20.77", "192.168.0.10"), IPV6),
         mismatch("to a group, taken for IPv4", &udp6("fd00:50::1", "ff02::1"), IPV4),
         mismatch("malformed, taken for IPv6", &v4.clone().ip_length(0), IPV6),
