@@ -6,6 +6,8 @@
 //! removes the filter. At every moment the interface has a program; while it has both, the variable `HANDOVER` makes the
 //! filter skip what the link's program has passed, so that each packet is processed and counted once.
 //!
+//! The thread also detaches links at egress that have nothing to translate any more: that takes as long.
+//!
 //! If the agent ends in between, the filters stay, and the next agent continues.
 
 use std::{
@@ -184,18 +186,14 @@ impl Worker<'_> {
                 }
                 return true;
             };
-            let program = match work {
-                Work::Replace(program) => program,
-                Work::Detach => {
-                    self.pins.detach(direction.link(), ifindex);
-                    continue;
-                }
-            };
-            match self.replace(ifindex, direction, &program) {
-                Ok(()) => queue.done += 1,
-                // Removed. Its filter has gone with it.
-                Err(error) if Errno::from_io_error(&error) == Some(Errno::NODEV) => {}
-                Err(error) => warn!(ifindex, "the filter stays, which forwards as well: no TCX link ({error})"),
+            match work {
+                Work::Replace(program) => match self.replace(ifindex, direction, &program) {
+                    Ok(()) => queue.done += 1,
+                    // Removed. Its filter has gone with it.
+                    Err(error) if Errno::from_io_error(&error) == Some(Errno::NODEV) => {}
+                    Err(error) => warn!(ifindex, "the filter stays, which forwards as well: no TCX link ({error})"),
+                },
+                Work::Detach => self.pins.detach(direction.link(), ifindex),
             }
             drop(queue);
             if !self.shared.pause(started.elapsed() * PAUSE) {
