@@ -129,14 +129,15 @@ impl AgentCommand {
             .arg("run")
             .arg("--config")
             .arg(scratch.file("vpnhub.toml"))
-            .arg("--state")
-            .arg(scratch.file("state"))
             .args(&self.arguments)
-            .args(self.has_instances.then(|| ["--instance".to_owned(), place.instance()]).into_iter().flatten())
             .envs(self.environment.iter().cloned())
             .stdin(Stdio::null())
             .stdout(log.try_clone().context("opening the log")?)
             .stderr(log);
+        // Version 0.1 has neither.
+        if self.has_instances {
+            command.arg("--state").arg(scratch.file("state")).args(["--instance", &place.instance()]);
+        }
         let mut made = cleanup::made();
         let child = command
             .spawn()
