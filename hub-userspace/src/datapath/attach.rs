@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     DatapathError,
     handover::Handover,
-    links::attach_link,
+    links::{attach_link, attach_tcx},
     pins::{AttachmentKind, Pins},
     spread,
     tc::Direction,
@@ -231,7 +231,9 @@ impl Programs {
         }
         if pins.has(AttachmentKind::TcxEgress, ifindex) {
             // The program of an earlier agent would translate by its own tables until it is detached.
-            self.link_tc(pins, Direction::Egress, ifindex)?;
+            let program = self.tc_program(Direction::Egress)?;
+            attach_tcx(pins, Direction::Egress, ifindex, program.as_fd())
+                .map_err(|error| DatapathError::attach(&error))?;
             handover.detach_later(ifindex, Direction::Egress, pins);
         }
         Ok(())

@@ -23,12 +23,7 @@ use aya::maps::{Array, MapData};
 use rustix::io::Errno;
 use tracing::{info, warn};
 
-use super::{
-    links::{TCX_FLAGS, attach_link},
-    named_map::Named,
-    pins::Pins,
-    tc::Direction,
-};
+use super::{links::attach_tcx, named_map::Named, pins::Pins, tc::Direction};
 
 /// The section of the program's variable `HANDOVER`.
 pub const HANDOVER: &str = ".data.handover";
@@ -203,7 +198,7 @@ impl Worker<'_> {
     }
 
     fn replace(&self, ifindex: u32, direction: Direction, program: &OwnedFd) -> io::Result<()> {
-        attach_link(&self.pins, direction.link(), ifindex, program.as_fd(), direction.attach_type(), TCX_FLAGS)?;
+        attach_tcx(&self.pins, direction, ifindex, program.as_fd())?;
         self.pins.detach(direction.filter(), ifindex);
         Ok(())
     }

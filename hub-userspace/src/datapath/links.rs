@@ -12,10 +12,16 @@ use tracing::debug;
 use super::{
     bpf,
     pins::{AttachmentKind, Pins},
+    tc::Direction,
 };
 
 /// Ahead of the filters and of other TCX programs.
 pub const TCX_FLAGS: u32 = BPF_F_BEFORE;
+
+/// Replaces the program of a pinned TCX link, or creates and pins one.
+pub(super) fn attach_tcx(pins: &Pins, direction: Direction, ifindex: u32, program: BorrowedFd<'_>) -> io::Result<()> {
+    attach_link(pins, direction.link(), ifindex, program, direction.attach_type(), TCX_FLAGS)
+}
 
 /// Replaces the program of a pinned link, or creates and pins a link.
 pub(super) fn attach_link(

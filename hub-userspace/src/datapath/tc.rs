@@ -17,7 +17,7 @@ use super::{
     attach::{Programs, errno, names},
     bpf,
     handover::Handover,
-    links::{TCX_FLAGS, attach_link},
+    links::{TCX_FLAGS, attach_tcx},
     pins::{AttachmentKind, FILTER_HANDLE, FILTER_PRIORITY, Pins},
 };
 use crate::config::model::LookupKind;
@@ -91,7 +91,7 @@ impl Programs {
             handover.add(ifindex, direction, pins, program);
             return Ok(());
         }
-        match attach_link(pins, link, ifindex, program.as_fd(), direction.attach_type(), TCX_FLAGS) {
+        match attach_tcx(pins, direction, ifindex, program.as_fd()) {
             // Other programs have taken all places (`BPF_MPROG_MAX`, linux/bpf_mprog.h).
             Err(error) if Errno::from_io_error(&error) == Some(Errno::RANGE) => {
                 let filter = self.attach_filter(pins, filter, interface, ifindex);
@@ -101,15 +101,8 @@ impl Programs {
         }
     }
 
-    /// Replaces the program of a TCX link.
-    pub(super) fn link_tc(&mut self, pins: &Pins, direction: Direction, ifindex: u32) -> Result<(), DatapathError> {
-        let program = self.tc_program(direction)?;
-        let attached =
-            attach_link(pins, direction.link(), ifindex, program.as_fd(), direction.attach_type(), TCX_FLAGS);
-        attached.map_err(|error| DatapathError::attach(&error))
-    }
-
-    fn tc_program(&mut self, direction: Direction) -> Result<OwnedFd, DatapathError> {
+    /// The program of a direction, loaded.
+    pub(super) fn tc_program(&mut self, direction: Direction) -> Result<OwnedFd, DatapathError> {
         let program = match direction {
             Direction::Ingress => self.tc()?,
             Direction::Egress => self.egress()?,
