@@ -102,6 +102,7 @@ pub enum Code {
     BpfJit,
     Btf,
     Clock,
+    CpuLoad,
     Datapath,
     Forwarding,
     IkeDaemon,

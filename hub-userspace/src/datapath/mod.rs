@@ -4,6 +4,7 @@
 mod attach;
 mod bpf;
 mod counters;
+mod cpu_packets;
 mod error;
 mod groups;
 mod handover;
@@ -46,6 +47,7 @@ use tracing::warn;
 pub use self::{
     attach::{AttachMode, Attached, ToAttach},
     counters::{CounterReader, Counters},
+    cpu_packets::CpuPackets,
     error::DatapathError,
     instance::Instance,
     packet_tap::{PacketRecord, PacketTap, monotonic},
@@ -294,7 +296,12 @@ impl Dataplane {
 
     /// Counters of a slot, summed over the CPUs.
     pub fn counters(&self, slot: u32) -> Result<Counters, DatapathError> {
-        self.maps.counters(slot)
+        self.counters_by_cpu(slot, &mut CpuPackets::default())
+    }
+
+    /// The same. Adds the slot's packets to `cpus`.
+    pub fn counters_by_cpu(&self, slot: u32, cpus: &mut CpuPackets) -> Result<Counters, DatapathError> {
+        self.maps.counters.read(slot, cpus)
     }
 
     /// Counters of a slot from earlier versions, to add to those of [`Dataplane::reader`].
