@@ -69,6 +69,7 @@ pub enum Code {
     InterfaceDown,
     LearnedRefused,
     NoHubAddress,
+    PerCpuSas,
     ProbesLost,
     RoutesCarriedByOthers,
     RoutesUnreachable,

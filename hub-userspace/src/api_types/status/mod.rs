@@ -286,6 +286,9 @@ pub struct ChildStatus {
     /// The same as pairs: the site's side, then the hub's. 4096 at most.
     #[serde(default)]
     pub selectors: Vec<String>,
+    /// The CPU whose packets it carries, with `per_cpu_sas`; `None`: any.
+    #[serde(default)]
+    pub cpu: Option<u32>,
 }
 
 /// State of a health check.
@@ -345,6 +348,7 @@ impl From<&Tunnel> for IpsecStatus {
             local: texts(&child.local),
             remote: texts(&child.remote),
             selectors: child.pairs().take(MOST_PAIRS).collect::<BTreeSet<_>>().iter().map(Pair::to_string).collect(),
+            cpu: child.cpu,
         });
         Self {
             ike: tunnel.ike.clone(),
