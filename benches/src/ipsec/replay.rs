@@ -30,8 +30,9 @@ unsafe impl aya::Pod for Turn {}
 
 /// Frames under way at a time.
 const BATCH: u32 = 64;
-/// Frames under way, at most, where several CPUs receive them: the queue of a CPU has room for 1,000.
-const WINDOW: u32 = 512;
+/// Frames under way, at most, where several CPUs receive them: a veth's ring has room for 256 (`VETH_RING_SIZE`,
+/// drivers/net/veth.c), a CPU's queue for 1,000.
+const WINDOW: u32 = 192;
 /// Attempts at a measurement.
 const RUNS: u32 = 3;
 /// After this time without another arrival, no more are expected.
