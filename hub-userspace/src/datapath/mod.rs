@@ -23,6 +23,8 @@ mod removal;
 mod run;
 mod running;
 mod saved_counts;
+#[cfg(test)]
+mod scale;
 mod spread;
 mod tc;
 mod tracer;

@@ -41,7 +41,7 @@ fn definitions() -> BTreeMap<String, Definition> {
     let object = Object::parse(PROGRAM).expect("the agent's program");
     let maps = object.maps.iter().filter(|(name, _)| !name.starts_with('.'));
     let definition = |(name, map): (&String, &aya_obj::Map)| {
-        let kind = bpf_map_type::try_from(map.map_type()).expect("a type of the kernel's");
+        let Ok(kind) = bpf_map_type::try_from(map.map_type()) else { panic!("{name}: type {}", map.map_type()) };
         let [key_bytes, value_bytes, entries] = [map.key_size(), map.value_size(), map.max_entries()].map(u64::from);
         (name.clone(), Definition { kind, key_bytes, value_bytes, entries })
     };
@@ -101,7 +101,8 @@ fn chapter_has_every_map_with_its_size() {
 fn chapter_has_no_other_maps() {
     let known = definitions();
     // Names of maps, as the kernel has them, in the first cell.
-    let is_name = |cell: &str| cell.contains('_') && cell.chars().all(|c| c.is_ascii_uppercase() || "_0123456789".contains(c));
+    let is_name =
+        |cell: &str| cell.contains('_') && cell.chars().all(|c| c.is_ascii_uppercase() || "_0123456789".contains(c));
     let other = |row: &Vec<String>| is_name(&row[0]) && !known.contains_key(&row[0]);
     let others: Vec<_> = rows().into_iter().filter(other).collect();
     assert!(others.is_empty(), "{others:?}");
@@ -119,7 +120,11 @@ fn sentences_of_the_chapter_hold() {
         format!("with 1,000 connections {},{:03} bytes", thousand / 1000, thousand % 1000),
         format!("{},{:03} / {CPUS} = {} for each CPU", buckets / 1000, buckets % 1000, buckets / CPUS),
         format!("{} buckets have one cache line", 64 / 8),
-        format!("a failover of {0} buckets takes {1} lines", hub_common::maps::GROUP_BUCKETS, hub_common::maps::GROUP_BUCKETS / 8),
+        format!(
+            "a failover of {0} buckets takes {1} lines",
+            hub_common::maps::GROUP_BUCKETS,
+            hub_common::maps::GROUP_BUCKETS / 8
+        ),
     ] {
         let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
         assert!(words(&text).contains(&sentence), "docs/scale.md lacks {sentence:?}");

@@ -142,12 +142,14 @@ impl Lab {
         (0..self.tunnels).map(|number| Netdev::find(hub, &tunnels::device(number))).collect()
     }
 
-    /// Sends a packet of so many bytes into each tunnel, and records it as it arrives at the hub.
+    /// Sends a packet of so many bytes into each tunnel, and records it as it arrives at the hub. Without GRO, which
+    /// decrypts before a socket sees the packet, if `esp4_offload` is loaded.
     pub fn record(&self, bytes: usize) -> Result<Vec<Flight>> {
         let payload = bytes.checked_sub(28).context("a packet has its headers at least")?;
         let packet = Packet::ipv4(HOSTS4[0], HOSTS4[1]).udp(PORT, PORT).payload(payload).build();
-        let site = &self.world[SITES[0]];
-        let at_hub = FrameSocket::open(&self.world[HUB], UNDER[0])?;
+        let (site, hub) = (&self.world[SITES[0]], &self.world[HUB]);
+        hub.set_gro(UNDER[0], false)?;
+        let at_hub = FrameSocket::open(hub, UNDER[0])?;
         let protocol = self.kind.protocol();
         let flight = |number| {
             FrameSocket::open(site, &tunnels::device(number))?.send(&packet)?;
@@ -156,7 +158,9 @@ impl Lab {
             let from = Netdev::find(site.name(), SITE_UNDER)?;
             Ok(Flight { from, frame: frame.bytes, arrives: packet.clone() })
         };
-        (0..self.tunnels).map(flight).collect()
+        let flights = (0..self.tunnels).map(flight).collect();
+        hub.set_gro(UNDER[0], true)?;
+        flights
     }
 
     /// The agent must end well.
