@@ -4,6 +4,7 @@
 mod hubs;
 mod results;
 pub mod subjects;
+mod ways;
 
 use std::{fs, iter, path::PathBuf, thread, time::Duration};
 

@@ -5,7 +5,10 @@ use std::{path::Path, thread};
 use anyhow::{Context as _, Result, bail, ensure};
 use hub_tests::lab::HUB;
 
-use super::subjects::{Plan, device, ends};
+use super::{
+    subjects::Plan,
+    ways::{device, ends},
+};
 use crate::{
     forward::{
         hub::{Hub, MTU},

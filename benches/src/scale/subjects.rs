@@ -10,6 +10,7 @@ use hub_tests::lab::{ConnectionConfig, HubConfig, RouteConfig, Site};
 use ipnet::IpNet;
 use serde::{Serialize, Serializer};
 
+use super::ways;
 use crate::{
     forward::routes::{self, FIRST, Family, SLOT},
     settings::{Spread, Traffic},
@@ -100,7 +101,7 @@ pub struct Plan {
 }
 
 /// Flows of the frames that share out among the members of a group: 64 for each, where there are most.
-const MANY_FLOWS: u32 = 4096;
+pub(super) const MANY_FLOWS: u32 = 4096;
 /// Members of a group: each has an interface of its own.
 pub const MOST_NEXT_HOPS: u32 = 64;
 const FLOWS: u32 = 64;
@@ -111,8 +112,8 @@ const FEW_ROUTES: u32 = 10;
 /// The hub with this many of it; `most` is the greater number of the two, which both have routes and destinations for.
 pub fn plan(subject: Subject, variant: Variant, most: u32, family: Family) -> Plan {
     match (subject, variant) {
-        (Subject::NextHops, Variant::Count(count)) => next_hops(family, count),
-        (Subject::Interfaces, Variant::Count(count)) => interfaces(family, count, most),
+        (Subject::NextHops, Variant::Count(count)) => ways::next_hops(family, count),
+        (Subject::Interfaces, Variant::Count(count)) => ways::interfaces(family, count, most),
         (Subject::Connections, Variant::Count(count)) => connections(family, count - 1, most - 1),
         (_, Variant::Count(count)) => selectors(family, count, most),
         (Subject::Mss, Variant::Named("off")) => few_routes(family, vec![], |config| {
@@ -197,61 +198,6 @@ pub fn traffic(plan: &Plan, family: Family, bytes: u32, untouched: bool) -> Traf
     }
 }
 
-/// Interface `number` of the hub towards `b`; number 0 is what the site has anyway.
-pub fn device(number: u32) -> String {
-    if number == 0 { B.hub_device(0) } else { format!("way{number}") }
-}
-
-/// Addresses of the hub and of its neighbour on interface `number`, from 1 on: a /31 of 100.64.0.0/10 (RFC 6598).
-pub fn ends(number: u32) -> [Ipv4Addr; 2] {
-    let first = Ipv4Addr::new(100, 64, 0, 0).to_bits() + 2 * number;
-    [first, first + 1].map(Ipv4Addr::from_bits)
-}
-
-/// One route to one network by `count` members, that many connections to one site. Each has an interface: on a shared
-/// one the source address alone tells connections apart, and these have the same network behind them.
-fn next_hops(family: Family, count: u32) -> Plan {
-    let destination = routes::network(family, FIRST, 24);
-    let mut config = sender(family);
-    for number in 0..count {
-        config.connections.push(on_way(number, &[destination]));
-        config.routes.push(route(destination, number));
-    }
-    let used = names(count);
-    Plan {
-        devices: count,
-        arguments: vec![],
-        config: text(&config),
-        routes: 1,
-        destinations: 1,
-        flows: MANY_FLOWS,
-        used,
-        translated: None,
-    }
-}
-
-/// `most` routes to as many networks, in turn by `count` connections, each with an interface.
-fn interfaces(family: Family, count: u32, most: u32) -> Plan {
-    let mut config = sender(family);
-    let network = |slot: u32| routes::network(family, FIRST + slot * SLOT, 24);
-    for number in 0..count {
-        let slots = (number..most).step_by(count as usize);
-        config.connections.push(on_way(number, &slots.clone().map(network).collect::<Vec<_>>()));
-        config.routes.extend(slots.map(|slot| route(network(slot), number)));
-    }
-    Plan {
-        devices: count,
-        arguments: vec![],
-        config: text(&config),
-        routes: most,
-        destinations: most,
-        // The floor chooses an interface by the source port.
-        flows: MANY_FLOWS,
-        used: names(count),
-        translated: None,
-    }
-}
-
 /// `most` routes to as many networks, in a row, that `count` connections have equal parts of.
 fn connections(family: Family, count: u32, most: u32) -> Plan {
     let mut config = sender(family);
@@ -298,7 +244,7 @@ fn selectors(family: Family, count: u32, most: u32) -> Plan {
 }
 
 /// The connection that the frames come by, with the source's network as its only selector.
-fn sender(family: Family) -> HubConfig {
+pub(super) fn sender(family: Family) -> HubConfig {
     let mut config = HubConfig::offices(&[A]).unpublished();
     let here = family.network(&A);
     config.connections[0].remote_cidrs = vec![here.to_string()];
@@ -307,7 +253,7 @@ fn sender(family: Family) -> HubConfig {
     config
 }
 
-fn connection(to: &Site, number: u32, remote: &[IpNet]) -> ConnectionConfig {
+pub(super) fn connection(to: &Site, number: u32, remote: &[IpNet]) -> ConnectionConfig {
     ConnectionConfig {
         name: name(number),
         remote_cidrs: remote.iter().map(IpNet::to_string).collect(),
@@ -315,16 +261,7 @@ fn connection(to: &Site, number: u32, remote: &[IpNet]) -> ConnectionConfig {
     }
 }
 
-/// Connection `number` on the interface of the same number.
-fn on_way(number: u32, remote: &[IpNet]) -> ConnectionConfig {
-    let peer = match number {
-        0 => B.peer4(0),
-        _ => ends(number)[1],
-    };
-    ConnectionConfig { interface: device(number), peer: Some(peer.into()), ..connection(&B, number, remote) }
-}
-
-fn route(destination: IpNet, number: u32) -> RouteConfig {
+pub(super) fn route(destination: IpNet, number: u32) -> RouteConfig {
     RouteConfig { destination: destination.to_string(), next_hop: name(number), weight: 100, publish: false }
 }
 
@@ -332,11 +269,11 @@ fn name(number: u32) -> String {
     format!("b{number}")
 }
 
-fn names(count: u32) -> Vec<String> {
+pub(super) fn names(count: u32) -> Vec<String> {
     (0..count).map(name).collect()
 }
 
-fn text(config: &HubConfig) -> String {
+pub(super) fn text(config: &HubConfig) -> String {
     let quota = format!("[gateway]\nmax_connections = {}\n", config.connections.len());
     config.to_string().replacen("[gateway]\n", &quota, 1)
 }

@@ -52,7 +52,11 @@ fn definitions() -> BTreeMap<String, Definition> {
 fn rows() -> Vec<Vec<String>> {
     let text = fs::read_to_string("../docs/scale.md").expect("the chapter");
     let rows = text.lines().filter_map(|line| line.strip_prefix("| ")?.strip_suffix(" |"));
-    rows.map(|row| row.split('|').map(|cell| cell.trim().trim_matches('`').replace(',', "")).collect()).collect()
+    let cells = |row: &str| -> Vec<String> {
+        row.split('|').map(|cell| cell.trim().trim_matches('`').replace(',', "")).collect()
+    };
+    // Tables of sizes have five columns.
+    rows.map(cells).filter(|row| row.len() == 5).collect()
 }
 
 #[test]

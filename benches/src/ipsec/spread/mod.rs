@@ -33,7 +33,7 @@ pub struct Arguments {
     #[arg(long, value_delimiter = ',', value_name = "BYTES", default_values = ["64", "1372"],
         value_parser = clap::value_parser!(u16).range(36..=1400))]
     packet_bytes: Vec<u16>,
-    /// Loads the module esp4_offload first, with which GRO decrypts before RPS. It stays loaded
+    /// Loads the module `esp4_offload` first, with which GRO decrypts before RPS. It stays loaded
     #[arg(long)]
     esp_offload: bool,
     /// Packets of a measurement

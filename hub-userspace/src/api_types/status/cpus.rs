@@ -36,7 +36,7 @@ pub struct CpuStatus {
     pub cpu: u32,
     /// Packets of all connections and of the VPC that the program has processed there.
     pub packets: u64,
-    /// Of /proc/net/softnet_stat, since boot, of all interfaces of the host, with 32 bits each: received packets, those
+    /// Of `/proc/net/softnet_stat`, since boot, of all interfaces of the host, with 32 bits each: received packets, those
     /// that did not fit into the backlog, and times that packets were left when the budget was used up. `None` if
     /// unknown.
     pub received: Option<u32>,

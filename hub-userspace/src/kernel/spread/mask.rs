@@ -93,6 +93,7 @@ impl CpuMask {
     }
 
     /// The CPUs that are not in `other`.
+    #[must_use]
     pub fn without(&self, other: &Self) -> Self {
         let others = other.words.iter().chain(iter::repeat(&0));
         Self::of(self.words.iter().zip(others).map(|(word, other)| word & !other).collect())

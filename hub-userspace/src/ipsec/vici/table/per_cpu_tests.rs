@@ -38,7 +38,9 @@ fn ike(children: &[(u64, Option<u32>, &str)]) -> Message {
 fn apply(table: &mut SaTable, name: &str, message: Message) {
     let changes = SaChange::of_event(&ViciEvent { name: name.to_owned(), message });
     assert!(!changes.is_empty(), "{name}");
-    changes.into_iter().for_each(|change| table.apply(change));
+    for change in changes {
+        table.apply(change);
+    }
 }
 
 /// Numbers and CPUs of the SAs, and the pairs that they admit.
