@@ -157,8 +157,19 @@ impl World {
     }
 
     fn reconcile_rest(&mut self, now: Instant, effects: &mut Vec<Effect>) {
-        let Pending { host, config, mut affected, egress, selectors, addressed, guard, attach, underlay, rerouted: _ } =
-            mem::take(&mut self.pending);
+        let Pending {
+            host,
+            config,
+            mut affected,
+            egress,
+            selectors,
+            addressed,
+            guard,
+            attach,
+            underlay,
+            rerouted: _,
+            widened: _,
+        } = mem::take(&mut self.pending);
         let Changes { links, carrier, addresses, neighbours, gateways, stale, gone, .. } = host;
         // The kernel does not detect a changed link address of a neighbour that only the program uses.
         let stale = stale.into_iter().filter(|(ifindex, _)| self.attachments.is_attached(*ifindex));
@@ -227,7 +238,7 @@ impl World {
                 if failed {
                     self.retry(now);
                 }
-                if self.pending.rerouted {
+                if self.pending.rerouted || mem::take(&mut self.pending.widened) {
                     self.reconcile(now, effects);
                 }
             }

@@ -103,6 +103,11 @@ impl World {
             self.pend_tables(&recompiled);
         } else {
             if !recompiled.policy.is_empty() {
+                if self.ids.policy.segments.is_moving() {
+                    // Next hops may now admit all that reaches their segments.
+                    self.pending.egress = Affected::All;
+                    self.pending.widened = true;
+                }
                 self.ids.policy.end();
             }
             // States, carriers, addresses, neighbours and selectors change neither the attachments nor what they need.

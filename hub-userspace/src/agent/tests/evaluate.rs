@@ -6,7 +6,7 @@ use std::{
 };
 
 use hub_common::maps::{
-    ANY_LOCAL, BUCKET_INDEX, Local, NO_PORT_RULES, NO_REVERSE_PATH, Remote, Route, Rule, Scoped, UNATTRIBUTED, VPC,
+    ANY_LOCAL, BUCKET_INDEX, Local, NO_PORT_RULES, Remote, Route, Rule, Scoped, UNATTRIBUTED, VPC, slot_of,
 };
 use ipnet::{IpNet, Ipv4Net};
 
@@ -92,7 +92,7 @@ pub fn buckets(tables: &Tables, route: Route) -> impl Iterator<Item = &hub_commo
 }
 
 pub fn name(tables: &Tables, slot: u32) -> String {
-    match slot & !NO_REVERSE_PATH {
+    match slot_of(slot) {
         UNATTRIBUTED => "-".to_owned(),
         VPC => "vpc".to_owned(),
         slot => tables.policy.connections.get(&slot).expect("a slot that is in use has an owner").clone(),
