@@ -34,8 +34,6 @@ const SEGMENT_SHIFT: u32 = 16;
 pub const SEGMENTS: u32 = 64;
 /// The segment of the VPC side.
 pub const VPC_SEGMENT: u32 = 0;
-/// The segment of connections that name none.
-pub const DEFAULT_SEGMENT: u32 = 1;
 
 /// First scope of interfaces that carry several connections; the port is added to it. Scopes of connections are below
 /// it.

@@ -157,19 +157,8 @@ impl World {
     }
 
     fn reconcile_rest(&mut self, now: Instant, effects: &mut Vec<Effect>) {
-        let Pending {
-            host,
-            config,
-            mut affected,
-            egress,
-            selectors,
-            addressed,
-            guard,
-            attach,
-            underlay,
-            rerouted: _,
-            widened: _,
-        } = mem::take(&mut self.pending);
+        let Pending { host, config, mut affected, egress, selectors, addressed, guard, attach, underlay, rerouted: _ } =
+            mem::take(&mut self.pending);
         let Changes { links, carrier, addresses, neighbours, gateways, stale, gone, .. } = host;
         // The kernel does not detect a changed link address of a neighbour that only the program uses.
         let stale = stale.into_iter().filter(|(ifindex, _)| self.attachments.is_attached(*ifindex));
@@ -238,7 +227,7 @@ impl World {
                 if failed {
                     self.retry(now);
                 }
-                if self.pending.rerouted || mem::take(&mut self.pending.widened) {
+                if self.pending.rerouted {
                     self.reconcile(now, effects);
                 }
             }

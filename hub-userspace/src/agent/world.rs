@@ -144,8 +144,6 @@ pub(super) struct Pending {
     pub underlay: bool,
     /// Next hops have been rerouted around a failure. The rest of the reconciliation is outstanding.
     pub rerouted: bool,
-    /// Selectors of connections that moved to other segments are written: next hops may admit the new ones.
-    pub widened: bool,
 }
 
 /// Tables that a map write compiles and compares, in addition to changed routes.
@@ -234,7 +232,6 @@ impl World {
                 attach: false,
                 underlay: true,
                 rerouted: false,
-                widened: false,
             },
             is_starting: true,
             next_look: now + LOOK_AGAIN,

@@ -1,6 +1,6 @@
 //! Segments: groups of connections, and what each group reaches.
 
-use hub_common::maps::{DEFAULT_SEGMENT, SEGMENTS};
+use hub_common::maps::SEGMENTS;
 
 use super::{
     diagnostic::{DiagnosticReport, Problem, join, quoted},
@@ -16,8 +16,9 @@ pub const VPC: &str = "vpc";
 /// The segment of connections that name none.
 pub const DEFAULT: &str = "default";
 
-/// Maximum number of segments that the configuration defines: the kernel program has a bit for each.
-const MAX_SEGMENTS: usize = (SEGMENTS - DEFAULT_SEGMENT - 1) as usize;
+/// Maximum number of segments that the configuration defines. Each may need two numbers of the kernel program while the
+/// configuration changes, and so may the default segment.
+const MAX_SEGMENTS: usize = (SEGMENTS / 2 - 2) as usize;
 
 /// A group of connections.
 #[derive(Debug, Clone, PartialEq, Eq)]

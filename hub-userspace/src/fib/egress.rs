@@ -60,6 +60,7 @@ pub fn egress_tables(
         layout: egress,
         next_hops: HashMap::new(),
         masks: HashMap::new(),
+        retiring: policy.segments.retiring(),
         compiled: CompiledEgress::default(),
     };
     for members in groups {
@@ -114,6 +115,8 @@ struct EgressCompiler<'a> {
     next_hops: HashMap<Member, u32>,
     /// The segments that reach each segment, or the VPC side.
     masks: HashMap<String, u64>,
+    /// See [`SegmentIds::retiring`](super::segment_ids::SegmentIds::retiring).
+    retiring: u64,
     compiled: CompiledEgress,
 }
 
@@ -216,7 +219,7 @@ impl EgressCompiler<'_> {
     fn segments(&mut self, member: Member, segment: &str) -> u64 {
         let Self { inputs, numbers, masks, .. } = self;
         let mask = *masks.entry(segment.to_owned()).or_insert_with(|| numbers.segments.mask(inputs.config, segment));
-        self.layout.admitted(member, mask, self.numbers.segments.is_moving())
+        self.layout.admitted(member, mask, self.retiring)
     }
 
     /// The next hop for a connection's `COUNTERS` slot, its scope, and the segments that reach it. `neighbour` is the gateway on the link; without one,

@@ -5,6 +5,7 @@ mod tests;
 
 use std::{
     collections::{BTreeMap, HashMap},
+    mem,
     net::IpAddr,
     ops::Range,
     sync::Arc,
@@ -16,6 +17,7 @@ use hub_common::maps::{
 };
 
 use crate::{
+    config::Config,
     fib::{
         id_allocator::{DeferredFree, Full, IdAllocator},
         old_group::{OldGroup, record},
@@ -80,8 +82,10 @@ pub struct EgressIds {
     pub next_hops: IdAllocator<NextHop>,
     /// The next hop of each member, as last compiled.
     hops: HashMap<Member, NextHop>,
-    /// The segments that each member's next hop admits, as last compiled.
+    /// The segments that each member's next hop admits, as last compiled, and in the compilation before. Without members
+    /// that were not compiled: a number may have been reused since.
     segments: HashMap<Member, u64>,
+    segments_before: HashMap<Member, u64>,
     /// Buckets of routers on the VPC side.
     routers: IdAllocator<Option<IpAddr>>,
     shared: IdAllocator<Arc<Members>>,
@@ -125,6 +129,7 @@ impl Default for EgressIds {
             next_hops: IdAllocator::new("next hops", 0..MAX_NEXT_HOPS),
             hops: HashMap::new(),
             segments: HashMap::new(),
+            segments_before: HashMap::new(),
             routers: IdAllocator::new("routers of the VPC", CONNECTION_SLOTS.end..SINGLES),
             shared: IdAllocator::new(
                 "different sets of next hops",
@@ -150,7 +155,7 @@ impl IdMaps {
         [
             &mut policy.connections,
             &mut policy.scopes,
-            &mut policy.segments.named,
+            &mut policy.segments,
             &mut policy.ports,
             &mut policy.policies,
             &mut policy.limits,
@@ -176,10 +181,10 @@ impl IdMaps {
 }
 
 impl IngressLayout {
-    pub fn begin(&mut self) {
+    pub fn begin(&mut self, config: &Config) {
         self.connections.begin();
         self.scopes.begin();
-        self.segments.begin();
+        self.segments.begin(config);
         self.ports.begin();
         self.policies.begin();
         self.limits.begin();
@@ -208,6 +213,7 @@ impl EgressIds {
     pub fn begin(&mut self) {
         self.next_hops.begin();
         self.hops.clear();
+        self.segments_before = mem::take(&mut self.segments);
         self.routers.begin();
         self.shared.begin();
     }
@@ -232,10 +238,10 @@ impl EgressIds {
         self.next_hops.take(next_hop)
     }
 
-    /// The segments that a member's next hop admits now; `is_moving`: only those that it admitted before, too.
-    pub fn admitted(&mut self, member: Member, segments: u64, is_moving: bool) -> u64 {
-        let before = self.segments.get(&member).copied().unwrap_or_default();
-        let admitted = if is_moving { segments & before } else { segments };
+    /// The segments that a member's next hop admits now: also those of `retiring` that it admitted before.
+    pub fn admitted(&mut self, member: Member, segments: u64, retiring: u64) -> u64 {
+        let before = self.segments.get(&member).or_else(|| self.segments_before.get(&member)).copied();
+        let admitted = segments | before.unwrap_or_default() & retiring;
         self.segments.insert(member, admitted);
         admitted
     }

@@ -98,7 +98,7 @@ struct Carried<'a> {
 
 impl<'a> PolicyCompiler<'a> {
     fn all(&mut self) -> Result<(), Full> {
-        self.layout.begin();
+        self.layout.begin(self.inputs.config);
         let connections: Vec<Carried<'a>> = self.carried(|_, _| true);
         self.number(&connections)?;
         for Carried { name, connection, .. } in &connections {
@@ -176,7 +176,7 @@ impl<'a> PolicyCompiler<'a> {
     fn number(&mut self, connections: &[Carried<'a>]) -> Result<(), Full> {
         for Carried { name, connection, agreed } in connections {
             let slot = self.layout.connections.take((*name).to_owned())?;
-            let segment = self.layout.segments.take(slot, &connection.segment)?;
+            let segment = self.layout.segments.take(&connection.segment)?;
             let flags = if connection.reverse_path == ReversePath::Off { NO_REVERSE_PATH } else { 0 };
             self.owners.insert(slot, owner(slot, segment) | flags);
             let scope =
