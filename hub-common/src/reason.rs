@@ -46,7 +46,7 @@ pub enum Reason {
     SpoofedSource,
     /// The source's selectors, ingress or egress, do not admit the destination.
     SelectorMismatch,
-    /// Site to site, and `spoke_to_spoke = false`.
+    /// Between segments that do not reach each other, or site to site with `spoke_to_spoke = false`.
     Isolated,
     /// A helper failed to send the packet: no headroom, or the egress port no longer exists.
     RedirectFailed,

@@ -112,10 +112,10 @@ fn stages<A: Family, T: Tables<A>, F: Frame>(
     let pair = ResolvedPair::<A, T>::of(&packet)?;
     let reach = parse::reach(&packet, start)?;
     let route = route::lookup(&pair, pair.destination);
-    selector::ingress(&packet, reach, frame, &pair, route, attachment, attribution)?;
+    let segment = selector::ingress(&packet, reach, frame, &pair, route, attachment, attribution)?;
     attribution.set_bytes(packet.length);
     let route = route::check::<F>(route, attachment, attribution)?;
-    let next_hop = nexthop::choose(&packet, frame, &pair, route, attribution)?;
+    let next_hop = nexthop::choose(&packet, frame, &pair, segment, route, attribution)?;
     rewrite::rewrite(frame, &packet, attribution, next_hop)?;
     redirect::redirect(frame, attribution, next_hop)
 }

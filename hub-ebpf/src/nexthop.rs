@@ -16,13 +16,16 @@ use crate::{
     parse::{Packet, ParseIp, Special},
     policy::selector,
     refusal::Refusal,
+    route,
 };
 
+/// `segment`: the sender's.
 #[inline(always)]
 pub fn choose<A: Address + ParseIp + Special + FlowHash, T: Tables<A>, F: Frame>(
     packet: &Packet<A>,
     frame: &F,
     pair: &ResolvedPair<A, T>,
+    segment: u32,
     route: PackedRoute,
     attribution: &Attribution,
 ) -> Result<&'static NextHop, Refusal> {
@@ -33,7 +36,8 @@ pub fn choose<A: Address + ParseIp + Special + FlowHash, T: Tables<A>, F: Frame>
     // Both are arrays and the agent writes valid indices: the verifier requires the checks.
     let value = *maps::BUCKETS.get(bucket).ok_or(Reason::NextHopDown)?;
     let next_hop = maps::NEXT_HOPS.get(value & BUCKET_INDEX).ok_or(Reason::NextHopDown)?;
-    // The policy check comes first: a packet that is not admitted must not reach the kernel's slow path either.
+    // The policy checks come first: a packet that is not admitted must not reach the kernel's slow path either.
+    route::reaches(segment, next_hop)?;
     selector::egress(packet, frame, pair, next_hop.scope)?;
     // From here on the packet may pass to the kernel, which must use this next hop.
     attribution.set_admission::<F>(Admission::NextHop(next_hop.connection));

@@ -1,8 +1,8 @@
-//! Stage 4: longest prefix match on the destination.
+//! Stage 4: longest prefix match on the destination, and the segments of both sides.
 
 use hub_common::{
     Reason,
-    maps::{Attachment, GroupMember, Route, VPC},
+    maps::{Attachment, GroupMember, NextHop, VPC},
 };
 
 use crate::{
@@ -46,8 +46,12 @@ pub fn check<F: Frame>(
         });
         return Err(Reason::NoRoute.into());
     }
-    if attachment.flags & Attachment::ISOLATED != 0 && !route.has(Route::VPC) {
-        return Err(Reason::Isolated.into());
-    }
     Ok(route)
+}
+
+/// Checks whether the sender's segment may use the next hop. The members of a group may be in different segments, so
+/// this follows the choice.
+#[inline(always)]
+pub fn reaches(segment: u32, next_hop: &NextHop) -> Result<(), Refusal> {
+    if next_hop.segments >> segment & 1 == 0 { Err(Reason::Isolated.into()) } else { Ok(()) }
 }

@@ -25,8 +25,6 @@ pub struct Attachment {
 impl Attachment {
     /// Frames start with an Ethernet header; without the flag, with the IP header.
     pub const ETHERNET: u16 = 1;
-    /// Packets from this interface may go only to the VPC.
-    pub const ISOLATED: u16 = 2;
     /// The entry is in use. Unused elements of the array do not have it.
     pub const PRESENT: u16 = 4;
     /// Value of an unused element.

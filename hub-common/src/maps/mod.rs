@@ -40,7 +40,8 @@ pub use self::{
     counters::{ConnectionRecord, GroupRecord, NAME_BYTES, Refusals, Traffic, UNATTRIBUTED, VPC},
     policy::{
         ADMITS_NOTHING, ANY_LOCAL, Local, MAX_PORT_RULES, MAX_PREFIXES, NO_PORT_RULES, NO_REVERSE_PATH,
-        RULES_PER_ENTRY, Remote, Rule, Rules, SCOPE_BITS, SHARED_SCOPE, Scoped,
+        RULES_PER_ENTRY, Remote, Rule, Rules, SCOPE_BITS, SEGMENTS, SHARED_SCOPE, Scoped, VPC_SEGMENT, owner,
+        segment_of, slot_of,
     },
     routing::{
         BUCKET_INDEX, GROUP_BUCKETS, GroupMember, LinkAddress, MAX_BUCKETS, MAX_GROUP_MEMBERS, MAX_NEIGHBOURS,

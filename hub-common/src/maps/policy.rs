@@ -6,9 +6,34 @@ use crate::class_trie::POLICY_COLUMN;
 /// Capacity of each route and selector trie; the kernel allocates memory by the entry.
 pub const MAX_PREFIXES: u32 = 1 << 21;
 
-/// Bit of a connection's slot in [`Remote`], [`Local`] and [`Rule`]: the reverse path is not checked
-/// (`reverse_path = "off"`, and the VPC side).
+/// Bit of an owner in [`Remote`], [`Local`] and [`Rule`]: the reverse path is not checked (`reverse_path = "off"`, and
+/// the VPC side).
 pub const NO_REVERSE_PATH: u32 = 1 << 31;
+
+/// The owner of a selector: `COUNTERS` slot of a connection (bits 0..=15), its segment (bits 16..=21), and perhaps
+/// [`NO_REVERSE_PATH`]. Never [`UNATTRIBUTED`].
+#[inline(always)]
+pub const fn owner(slot: u32, segment: u32) -> u32 {
+    segment << SEGMENT_SHIFT | slot
+}
+
+/// The slot of an owner.
+#[inline(always)]
+pub const fn slot_of(owner: u32) -> u32 {
+    owner & ((1 << SEGMENT_SHIFT) - 1)
+}
+
+/// The segment of an owner.
+#[inline(always)]
+pub const fn segment_of(owner: u32) -> u32 {
+    owner >> SEGMENT_SHIFT & (SEGMENTS - 1)
+}
+
+const SEGMENT_SHIFT: u32 = 16;
+/// Numbers of segments: one for each bit of [`NextHop::segments`](super::NextHop::segments).
+pub const SEGMENTS: u32 = 64;
+/// The segment of the VPC side.
+pub const VPC_SEGMENT: u32 = 0;
 
 /// First scope of interfaces that carry several connections; the port is added to it. Scopes of connections are below
 /// it.
@@ -54,7 +79,7 @@ impl<A> Scoped<A> {
 pub struct Remote {
     /// The set of local prefixes paired with it, or [`ANY_LOCAL`].
     pub policy: u32,
-    /// `COUNTERS` slot of the connection; of the first one if several connections have this prefix.
+    /// The owner ([`owner`]): the connection; the first one if several connections have this prefix.
     pub connection: u32,
 }
 
@@ -62,7 +87,7 @@ pub struct Remote {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(C)]
 pub struct Local {
-    /// `COUNTERS` slot of the connection. Where [`Local::rules`] is not [`NO_PORT_RULES`], the matching rule has it.
+    /// The owner ([`owner`]). Where [`Local::rules`] is not [`NO_PORT_RULES`], the matching rule has it.
     pub connection: u32,
     /// Index into `PORT_RULES`, or [`NO_PORT_RULES`].
     pub rules: u32,
@@ -72,7 +97,7 @@ pub struct Local {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(C)]
 pub struct Rule {
-    /// `COUNTERS` slot of the pair's connection; [`UNATTRIBUTED`] ends the list.
+    /// The pair's owner ([`owner`]); [`UNATTRIBUTED`] ends the list.
     pub connection: u32,
     /// IP protocol; 0: any.
     pub protocol: u8,
@@ -99,6 +124,8 @@ pub type Rules = [Rule; RULES_PER_ENTRY];
 
 const _: () = {
     assert!(VPC + 1 + MAX_CONNECTIONS <= SHARED_SCOPE && SHARED_SCOPE + MAX_CONNECTIONS <= POLICY_COLUMN);
+    assert!(VPC + 1 + MAX_CONNECTIONS <= 1 << SEGMENT_SHIFT && SEGMENTS << SEGMENT_SHIFT <= NO_REVERSE_PATH);
+    assert!(SEGMENTS == u64::BITS && owner(UNATTRIBUTED, VPC_SEGMENT) == UNATTRIBUTED);
     assert!(size_of::<Scoped<[u8; 4]>>() == 8);
     assert!(size_of::<Scoped<[u8; 16]>>() == 20);
     assert!(size_of::<Remote>() == 8);

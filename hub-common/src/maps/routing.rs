@@ -86,8 +86,10 @@ pub struct NextHop {
     pub addresses: [u32; 3],
     /// Index into `TRANSLATIONS`, that of the egress interface's attachment; 0 for none.
     pub translations: u32,
+    /// The segments whose packets may use it: a bit for each number of a segment.
+    pub segments: u64,
     /// To a cache line.
-    pub padding: [u32; 6],
+    pub padding: [u32; 4],
 }
 
 /// Destination and source of an Ethernet header, in the byte order of the wire, as words that the program copies.

@@ -44,7 +44,7 @@ mod transport {
     }
 }
 
-/// The connection of the first rule that admits the packet.
+/// The owner of the first rule that admits the packet.
 #[inline(always)]
 pub fn admit<A: Address + ParseIp, F: Frame>(
     packet: &Packet<A>,
@@ -103,7 +103,7 @@ fn message<F: Frame>(frame: &F, offset: usize, header: usize, length: u32) -> Op
     Some(number << 16 | number)
 }
 
-/// The connection of the first rule that matches; [`UNATTRIBUTED`] for none.
+/// The owner of the first rule that matches; [`UNATTRIBUTED`] for none.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn ports_first_match(rules: u32, protocol: u32, has_ports: u32, remote: u32, local: u32) -> u32 {

@@ -10,7 +10,7 @@
 
 use hub_common::{
     Reason,
-    maps::{ANY_LOCAL, Attachment, NO_PORT_RULES, NO_REVERSE_PATH, Remote, Route, VPC, link},
+    maps::{ANY_LOCAL, Attachment, NO_PORT_RULES, NO_REVERSE_PATH, Remote, Route, VPC, link, segment_of, slot_of},
 };
 
 use crate::{
@@ -24,8 +24,8 @@ use crate::{
     route,
 };
 
-/// Checks the packet against the selectors of the attachment, and sets its connection in `attribution`. `route`: the
-/// destination's.
+/// Checks the packet against the selectors of the attachment, and sets its connection in `attribution`. Returns the
+/// connection's segment. `route`: the destination's.
 ///
 /// `attribution` is unchanged if the source is in no selector.
 #[inline(always)]
@@ -37,7 +37,7 @@ pub fn ingress<A: Address + ParseIp + Special, T: Tables<A>, F: Frame>(
     route: PackedRoute,
     attachment: &Attachment,
     attribution: &Attribution,
-) -> Result<(), Refusal> {
+) -> Result<u32, Refusal> {
     let back = route::lookup(pair, pair.source);
     if reach != Reach::Forwardable {
         if reach == Reach::Martian {
@@ -54,19 +54,19 @@ pub fn ingress<A: Address + ParseIp + Special, T: Tables<A>, F: Frame>(
         return Err(to_hub(packet, frame, remote, back, attachment, attribution).into());
     }
     let remote = remote.ok_or(Reason::SpoofedSource)?;
-    attribution.set_connection(remote.connection & !NO_REVERSE_PATH);
+    attribution.set_connection(slot_of(remote.connection));
     let owner = paired(packet, frame, &pair.tables, remote, pair.destination, Direction::FromSite);
     let owner = owner.ok_or(Reason::SelectorMismatch)?;
     if owner != remote.connection {
-        attribution.set_connection(owner & !NO_REVERSE_PATH);
+        attribution.set_connection(slot_of(owner));
     }
-    if leads_back(back, owner) { Ok(()) } else { Err(Reason::SpoofedSource.into()) }
+    if leads_back(back, owner) { Ok(segment_of(owner)) } else { Err(Reason::SpoofedSource.into()) }
 }
 
 /// The reverse path check: whether the source's route leads back to the packet's connection.
 #[inline(always)]
 fn leads_back(back: PackedRoute, owner: u32) -> bool {
-    owner & NO_REVERSE_PATH != 0 || route::leads_to(back, owner)
+    owner & NO_REVERSE_PATH != 0 || route::leads_to(back, slot_of(owner))
 }
 
 /// The result for a packet that must not leave its link: multicast or link-local. The source is checked because the hub
@@ -140,7 +140,7 @@ fn to_hub<A: Address + ParseIp + Special, F: Frame>(
     if let Some(remote) = remote
         && leads_back(back, remote.connection)
     {
-        attribution.set_connection(remote.connection & !NO_REVERSE_PATH);
+        attribution.set_connection(slot_of(remote.connection));
         return Reason::ToHub;
     }
     // Neighbours on the link: probes, routing protocols.
@@ -165,7 +165,7 @@ pub fn egress<A: Address + ParseIp + Special, T: Tables<A>, F: Frame>(
     }
 }
 
-/// The connection of the pair that admits the packet, perhaps with [`NO_REVERSE_PATH`]. `local`: the address on the
+/// The owner of the pair that admits the packet ([`hub_common::maps::owner`]). `local`: the address on the
 /// hub's side.
 #[inline(always)]
 fn paired<A: Address + ParseIp + Special, T: Tables<A>, F: Frame>(

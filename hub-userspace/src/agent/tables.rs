@@ -102,15 +102,21 @@ impl World {
             }
             self.pend_tables(&recompiled);
         } else {
+            let retired = self.ids.policy.segments.retiring();
             if !recompiled.policy.is_empty() {
                 self.ids.policy.end();
+            }
+            if all {
+                self.ids.egress.end();
+            }
+            if retired != 0 && self.ids.policy.segments.retiring() == 0 {
+                // No sender has these numbers any more: next hops must not admit them, before they are reused.
+                self.pending.egress = Affected::All;
+                self.reroute(effects);
             }
             // States, carriers, addresses, neighbours and selectors change neither the attachments nor what they need.
             if !self.pending.rerouted && (recompiled.attach || !routes.is_empty()) {
                 self.attach(effects);
-            }
-            if all {
-                self.ids.egress.end();
             }
         }
         // After a failure, a retry may need the memory of the entries replaced so far.

@@ -7,6 +7,7 @@
 //! | `DELETE /v1/routes` | `{"destination", "next_hop"?}` |
 //! | `POST`, `PATCH`, `PUT /v1/connections/{name}` | the keys of `[connection.NAME]` |
 //! | `POST`, `PATCH`, `PUT /v1/customer-gateways/{name}` | the keys of `[customer_gateway.NAME]` |
+//! | `POST`, `PATCH`, `PUT /v1/segments/{name}` | the keys of `[segment.NAME]` |
 //! | `DELETE` of the same | none |
 //! | `POST /v1/connections/{name}/up`, `.../down` | none |
 //! | `POST /v1/connections/{name}/renegotiate`, with `?children=true` | none |
@@ -35,7 +36,7 @@ use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
 use super::{
-    AppState, CONFIRM, CONNECTIONS, CUSTOMER_GATEWAYS, Client, RELOAD, ROUTES,
+    AppState, CONFIRM, CONNECTIONS, CUSTOMER_GATEWAYS, Client, RELOAD, ROUTES, SEGMENTS,
     access::Peer,
     failure, objects,
     path::{path_of, segment},
@@ -51,6 +52,7 @@ type JsonBody<T> = Result<Json<T>, JsonRejection>;
 pub(super) fn router() -> Router<AppState> {
     let connection = post(add_connection).patch(set_connection).put(put_connection).delete(delete_connection);
     let gateway = post(add_gateway).patch(set_gateway).put(put_gateway).delete(delete_gateway);
+    let segment = post(add_segment).patch(set_segment).put(put_segment).delete(delete_segment);
     Router::new()
         .route(ROUTES, post(add_route).patch(set_route).put(put_route).delete(delete_route).get(objects::routes))
         .route(CONNECTIONS, axum::routing::get(objects::connections))
@@ -60,6 +62,8 @@ pub(super) fn router() -> Router<AppState> {
         .route(&format!("{CONNECTIONS}/{{name}}/renegotiate"), post(super::renegotiate::renegotiate))
         .route(CUSTOMER_GATEWAYS, axum::routing::get(objects::customer_gateways))
         .route(&format!("{CUSTOMER_GATEWAYS}/{{name}}"), gateway.get(objects::customer_gateway))
+        .route(SEGMENTS, axum::routing::get(objects::segments))
+        .route(&format!("{SEGMENTS}/{{name}}"), segment.get(objects::segment))
         .route(RELOAD, post(reload))
         .route(CONFIRM, post(confirm))
 }
@@ -119,6 +123,7 @@ macro_rules! named {
 
 named!(ObjectId::Connection: add_connection, set_connection, put_connection, delete_connection);
 named!(ObjectId::CustomerGateway: add_gateway, set_gateway, put_gateway, delete_gateway);
+named!(ObjectId::Segment: add_segment, set_segment, put_segment, delete_segment);
 
 async fn put(state: &AppState, peer: &Peer, id: ObjectId, body: JsonBody<Keys>, mode: PutMode) -> Response {
     change(state, peer, body.map(|Json(keys)| ObjectChange::Put(PutObject { id, keys, mode }))).await

@@ -31,7 +31,7 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 pub use self::{
     client::Client,
     metrics::{MetricsListener, ScrapeLock},
-    objects::{CustomerGatewayEntry, Shown},
+    objects::{CustomerGatewayEntry, SegmentEntry, Shown},
     packets::PacketQuery,
     socket::Socket,
     trace::TraceLoad,
@@ -48,6 +48,7 @@ use crate::{
 pub const STATUS: &str = "/v1/status";
 pub const ROUTES: &str = "/v1/routes";
 pub const CONNECTIONS: &str = "/v1/connections";
+pub const SEGMENTS: &str = "/v1/segments";
 pub const CUSTOMER_GATEWAYS: &str = "/v1/customer-gateways";
 pub const RELOAD: &str = "/v1/reload";
 pub const CONFIRM: &str = "/v1/confirm";

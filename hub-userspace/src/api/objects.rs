@@ -5,7 +5,8 @@
 //! | `GET /v1/routes`, with `?destination=PREFIX` | routes as in the status |
 //! | `GET /v1/connections` | connections as in the status |
 //! | `GET /v1/customer-gateways` | `[{"name", "address", "origin", ...}]` |
-//! | `GET /v1/connections/{name}`, `/v1/customer-gateways/{name}` | a [`Shown`] |
+//! | `GET /v1/segments` | `[{"name", "reaches", "origin", ...}]` |
+//! | `GET /v1/connections/{name}`, `/v1/customer-gateways/{name}`, `/v1/segments/{name}` | a [`Shown`] |
 //! | `GET /v1/config` | the configuration in force, as TOML |
 //! | `GET /v1/store/audit`, with `?last=N` | `[{"time", "uid", "action", "object", "before", "after"}]`, oldest first |
 //! | `GET /v1/store/backup` | the store as a file |
@@ -26,8 +27,8 @@ use serde_json::Value;
 use tokio::sync::oneshot;
 
 use super::{
-    AUDIT, AppState, BACKUP, CONFIG, CUSTOMER_GATEWAYS, Client, ROUTES, client::PATIENCE_FOR_CHANGES, failure,
-    path::path_of, respond, snapshot,
+    AUDIT, AppState, BACKUP, CONFIG, CUSTOMER_GATEWAYS, Client, ROUTES, SEGMENTS, client::PATIENCE_FOR_CHANGES,
+    failure, path::path_of, respond, snapshot,
 };
 use crate::{
     agent::Request,
@@ -45,6 +46,16 @@ const LAST: usize = 50;
 pub struct CustomerGatewayEntry {
     pub name: String,
     pub address: SiteAddress,
+    #[serde(flatten)]
+    pub origin: Origin,
+}
+
+/// A segment in a list.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SegmentEntry {
+    pub name: String,
+    /// As configured.
+    pub reaches: Vec<String>,
     #[serde(flatten)]
     pub origin: Origin,
 }
@@ -101,6 +112,22 @@ pub(super) async fn customer_gateways(State(state): State<AppState>) -> Response
         config.customer_gateways.iter().map(gateway).collect::<Vec<_>>()
     };
     respond(in_force(&state).await.map(list))
+}
+
+pub(super) async fn segments(State(state): State<AppState>) -> Response {
+    let list = |config: Arc<Config>| {
+        let segment = |(name, segment): (&String, &config::segments::Segment)| SegmentEntry {
+            name: name.clone(),
+            reaches: segment.reaches.clone(),
+            origin: config.provenance.segment(name),
+        };
+        config.segments.iter().map(segment).collect::<Vec<_>>()
+    };
+    respond(in_force(&state).await.map(list))
+}
+
+pub(super) async fn segment(State(state): State<AppState>, Path(name): Path<String>) -> Response {
+    object(&state, ObjectId::Segment(name)).await
 }
 
 pub(super) async fn connection(State(state): State<AppState>, Path(name): Path<String>) -> Response {
@@ -181,7 +208,11 @@ impl Client {
         self.get(CUSTOMER_GATEWAYS).await
     }
 
-    /// A connection or a customer gateway.
+    pub async fn segments(&self) -> anyhow::Result<Vec<SegmentEntry>> {
+        self.get(SEGMENTS).await
+    }
+
+    /// A connection, a customer gateway or a segment.
     pub async fn object(&self, id: &ObjectId) -> anyhow::Result<Shown> {
         self.get(&path_of(id)).await
     }

@@ -1,11 +1,15 @@
 //! Paths of objects in requests.
 
-use super::{CONNECTIONS, CUSTOMER_GATEWAYS};
+use super::{CONNECTIONS, CUSTOMER_GATEWAYS, SEGMENTS};
 use crate::store::ObjectId;
 
 /// The path of a named object.
 pub(super) fn path_of(id: &ObjectId) -> String {
-    let kind = if matches!(id, ObjectId::Connection(_)) { CONNECTIONS } else { CUSTOMER_GATEWAYS };
+    let kind = match id {
+        ObjectId::Segment(_) => SEGMENTS,
+        ObjectId::CustomerGateway(_) => CUSTOMER_GATEWAYS,
+        ObjectId::Connection(_) | ObjectId::Route(_) => CONNECTIONS,
+    };
     format!("{kind}/{}", segment(&id.name()))
 }
 

@@ -4,6 +4,7 @@ mod background;
 mod cleanup;
 mod cpu_table;
 mod diagnose;
+mod keys;
 mod objects;
 mod packets;
 mod pcapng;
@@ -32,7 +33,7 @@ use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt as _, util::Subscr
 
 use self::{
     background::{notify, reload_on, report_suppressed},
-    objects::{ConnectionCommand, CustomerGatewayCommand, RouteCommand},
+    objects::{ConnectionCommand, CustomerGatewayCommand, RouteCommand, SegmentCommand},
     packets::{CaptureArgs, MonitorArgs},
     store::StoreCommand,
     trace::TraceArguments,
@@ -137,6 +138,9 @@ enum Command {
     /// Customer gateways.
     #[command(subcommand)]
     CustomerGateway(CustomerGatewayCommand),
+    /// Segments: groups of connections, and what each reaches.
+    #[command(subcommand)]
+    Segment(SegmentCommand),
     /// The configuration in force.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -248,6 +252,7 @@ async fn execute(cli: Cli) -> Result<ExitCode> {
         Command::Trace(arguments) => trace::run(&client, arguments, cli.output).await?,
         Command::Route(command) => objects::route(command, &client, cli.output).await?,
         Command::Connection(command) => objects::connection(command, &client, cli.output).await?,
+        Command::Segment(command) => objects::segment(command, &client, cli.output).await?,
         Command::CustomerGateway(command) => objects::customer_gateway(command, &client, cli.output).await?,
         Command::Config(ConfigCommand::Show) => client.config().await?,
         Command::Store(command) => store::run(command, &cli.socket, cli.output).await?,

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::cpu_table;
 use crate::{
-    api::{CustomerGatewayEntry, Shown},
+    api::{CustomerGatewayEntry, SegmentEntry, Shown},
     api_types::{
         event::ConnectionEvent,
         packet::{LeftOut, LeftOutCause, PacketEvent, PacketLine, PacketVerdict},
@@ -263,6 +263,16 @@ pub fn customer_gateways(gateways: &[CustomerGatewayEntry]) -> String {
     let mut rows = table(&["CUSTOMER GATEWAY", "ADDRESS", "ORIGIN"]);
     for CustomerGatewayEntry { name, address, origin } in gateways {
         rows.add_row([name.clone(), address.to_string(), origin.to_string()]);
+    }
+    format!("{rows}\n")
+}
+
+/// Segments with what they reach, and their origins.
+pub fn segments(segments: &[SegmentEntry]) -> String {
+    let mut rows = table(&["SEGMENT", "REACHES", "ORIGIN"]);
+    for SegmentEntry { name, reaches, origin } in segments {
+        let reaches = if reaches.is_empty() { "nothing".to_owned() } else { reaches.join(", ") };
+        rows.add_row([name.clone(), reaches, origin.to_string()]);
     }
     format!("{rows}\n")
 }

@@ -24,6 +24,9 @@ pub struct Difference {
     /// Absent in recordings of earlier versions.
     #[serde(default)]
     pub underlays: NamedDifference,
+    /// Absent in recordings of earlier versions.
+    #[serde(default)]
+    pub segments: NamedDifference,
     pub customer_gateways: NamedDifference,
     pub connections: NamedDifference,
     pub routes: Routes,
@@ -113,6 +116,9 @@ impl Difference {
             underlays: NamedDifference::between(&old.underlays, &new.underlays, |old, new| {
                 differing(&[("spread", old.spread != new.spread)]).collect()
             }),
+            segments: NamedDifference::between(&old.segments, &new.segments, |old, new| {
+                differing(&[("reaches", old.reaches != new.reaches)]).collect()
+            }),
             customer_gateways: NamedDifference::between(&old.customer_gateways, &new.customer_gateways, |old, new| {
                 differing(&[("address", old.address != new.address)]).collect()
             }),
@@ -135,7 +141,8 @@ impl Difference {
     pub fn is_beyond_routes(&self) -> bool {
         let nothing = NamedDifference::default();
         let is_of_metrics = |key: &String| key.split('.').next() == Some(METRICS);
-        !self.settings.iter().all(is_of_metrics) || self.customer_gateways != nothing || self.connections != nothing
+        !self.settings.iter().all(is_of_metrics)
+            || [&self.segments, &self.customer_gateways, &self.connections].into_iter().any(|named| *named != nothing)
     }
 }
 
@@ -145,6 +152,7 @@ impl fmt::Display for Difference {
         let parts: Vec<String> = [
             settings,
             self.underlays.sentences("underlay"),
+            self.segments.sentences("segment"),
             self.customer_gateways.sentences("customer gateway"),
             self.connections.sentences("connection"),
             self.routes.sentences(),
@@ -195,6 +203,7 @@ fn vpc(old: Option<&Vpc>, new: Option<&Vpc>) -> Vec<String> {
 fn connection(old: &Connection, new: &Connection) -> Vec<String> {
     let keys = [
         ("customer_gateway", old.customer_gateway != new.customer_gateway),
+        ("segment", old.segment != new.segment),
         ("enabled", old.enabled != new.enabled),
         ("interface", old.interface != new.interface),
         ("peer", old.peer != new.peer),

@@ -22,6 +22,7 @@ use super::{
     },
     provenance::{FileLine, Places, Provenance},
     section::List,
+    segments::Segment,
     translate::TranslateDraft,
 };
 
@@ -36,6 +37,7 @@ pub(super) struct Draft {
     pub learn: Option<LearnDraft>,
     pub vpc: Option<VpcDraft>,
     pub underlays: Vec<UnderlayDraft>,
+    pub segments: Vec<SegmentDraft>,
     pub customer_gateways: Vec<CustomerGatewayDraft>,
     pub connections: Vec<ConnectionDraft>,
     pub routes: Vec<RouteDraft>,
@@ -91,6 +93,12 @@ pub(super) struct UnderlayDraft {
 }
 
 #[derive(Debug, Clone)]
+pub(super) struct SegmentDraft {
+    pub name: Located<String>,
+    pub reaches: List<String>,
+}
+
+#[derive(Debug, Clone)]
 pub(super) struct CustomerGatewayDraft {
     pub name: Located<String>,
     pub address: Option<Located<SiteAddress>>,
@@ -100,6 +108,7 @@ pub(super) struct CustomerGatewayDraft {
 pub(super) struct ConnectionDraft {
     pub name: Located<String>,
     pub customer_gateway: Option<Located<String>>,
+    pub segment: Option<Located<String>>,
     pub enabled: Option<Located<bool>>,
     pub interface: Option<Located<String>>,
     pub peer: Option<Located<IpAddr>>,
@@ -165,6 +174,7 @@ impl Draft {
                 None => None,
             },
             underlays: self.underlays.into_iter().map(UnderlayDraft::finish).collect::<Option<_>>()?,
+            segments: self.segments.into_iter().map(SegmentDraft::finish).collect::<Option<_>>()?,
             customer_gateways: self
                 .customer_gateways
                 .into_iter()
@@ -192,9 +202,11 @@ impl Draft {
             let (file, line) = report.origin(at).unwrap_or_default();
             (u32::try_from(file).unwrap_or_default(), u32::try_from(line).unwrap_or_default())
         };
+        let segments = self.segments.iter().map(|found| (found.name.value.clone(), line_of(found.name.at)));
         let gateways = self.customer_gateways.iter().map(|found| (found.name.value.clone(), line_of(found.name.at)));
         let connections = self.connections.iter().map(|found| (found.name.value.clone(), line_of(found.name.at)));
         Places {
+            segments: segments.collect(),
             customer_gateways: gateways.collect(),
             connections: connections.collect(),
             routes: self.routes.iter().map(|route| line_of(route.at)).collect(),
@@ -264,6 +276,17 @@ impl UnderlayDraft {
     }
 }
 
+impl SegmentDraft {
+    /// The path in messages.
+    pub fn path(&self) -> String {
+        join("segment", &self.name.value)
+    }
+
+    fn finish(self) -> Option<(String, Segment)> {
+        Some((self.name.value, Segment { reaches: self.reaches.finish()? }))
+    }
+}
+
 impl CustomerGatewayDraft {
     fn finish(self) -> Option<(String, CustomerGateway)> {
         let address = self.address?.value;
@@ -281,6 +304,7 @@ impl ConnectionDraft {
     fn finish(self, start: StartAction) -> Option<(String, Connection)> {
         let connection = Connection {
             customer_gateway: self.customer_gateway?.value,
+            segment: self.segment?.value,
             enabled: self.enabled?.value,
             interface: self.interface?.value,
             peer: self.peer.map(|peer| peer.value),

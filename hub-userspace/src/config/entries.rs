@@ -10,7 +10,7 @@ use super::{
     diagnostic::{Located, Problem},
     draft::{
         ConnectionDraft, CustomerGatewayDraft, DataplaneDraft, GatewayDraft, HealthCheckDraft, LearnDraft,
-        MetricsDraft, RouteDraft, UnderlayDraft, VpcDraft,
+        MetricsDraft, RouteDraft, SegmentDraft, UnderlayDraft, VpcDraft,
     },
     learn::{self, RouteProtocol},
     marks, metrics,
@@ -22,6 +22,7 @@ use super::{
     prefix::{self, Purpose},
     read::SectionReader,
     section::Section,
+    segments,
     translate::TranslateDraft,
     value,
 };
@@ -111,6 +112,11 @@ impl SectionReader<'_, '_> {
         UnderlayDraft { name, spread: section.or_default("spread", Spread::Auto, self.report, spread) }
     }
 
+    pub fn segment(&mut self, name: Located<String>, section: &Section<'_>) -> SegmentDraft {
+        let reaches = section.set_or_default("reaches", [], "[\"vpc\"]", self.report, value::reference);
+        SegmentDraft { name, reaches }
+    }
+
     pub fn customer_gateway(&mut self, name: Located<String>, section: &Section<'_>) -> CustomerGatewayDraft {
         let address = section.required("address", "\"198.51.100.10\"", self.report, site_address);
         CustomerGatewayDraft { name, address }
@@ -127,6 +133,7 @@ impl SectionReader<'_, '_> {
                 report,
                 value::reference,
             ),
+            segment: section.or_default("segment", segments::DEFAULT.to_owned(), report, value::reference),
             enabled: section.or_default("enabled", true, report, value::boolean),
             interface: section.required("interface", "\"tun0\"", report, value::interface),
             peer: section.optional("peer", report, value::host_address),

@@ -32,6 +32,7 @@ mod read;
 mod routes;
 mod rules;
 mod section;
+pub mod segments;
 mod shared;
 mod show;
 mod sites;
@@ -134,6 +135,7 @@ fn merge(draft: &mut Draft, mut more: Draft, report: &mut DiagnosticReport<'_>) 
     draft.include.append(&mut more.include);
     draft.vpc = draft.vpc.take().or(more.vpc);
     draft.underlays.append(&mut more.underlays);
+    draft.segments.append(&mut more.segments);
     draft.customer_gateways.append(&mut more.customer_gateways);
     draft.connections.append(&mut more.connections);
     draft.routes.append(&mut more.routes);

@@ -18,7 +18,8 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    address::SiteAddress, ipsec::Ipsec, learn::RouteProtocol, provenance::Provenance, translate::Translations,
+    address::SiteAddress, ipsec::Ipsec, learn::RouteProtocol, provenance::Provenance, segments::Segment,
+    translate::Translations,
 };
 use crate::kernel::netlink::FollowedTable;
 
@@ -48,6 +49,8 @@ pub struct Config {
     /// Interfaces on which encrypted packets arrive, by name.
     pub underlays: BTreeMap<String, Underlay>,
     /// By name.
+    pub segments: BTreeMap<String, Segment>,
+    /// By name.
     pub customer_gateways: BTreeMap<String, CustomerGateway>,
     /// By name.
     pub connections: BTreeMap<String, Connection>,
@@ -66,6 +69,7 @@ impl PartialEq for Config {
             learn,
             vpc,
             underlays,
+            segments,
             customer_gateways,
             connections,
             routes,
@@ -77,6 +81,7 @@ impl PartialEq for Config {
             && *learn == other.learn
             && *vpc == other.vpc
             && *underlays == other.underlays
+            && *segments == other.segments
             && *customer_gateways == other.customer_gateways
             && *connections == other.connections
             && *routes == other.routes
@@ -269,6 +274,8 @@ pub struct CustomerGateway {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Connection {
     pub customer_gateway: String,
+    /// Name of its segment; [`super::segments::DEFAULT`] if it names none.
+    pub segment: String,
     /// `false` takes it down administratively: its traffic uses the other next hops of its routes.
     pub enabled: bool,
     /// Interface that carries the decrypted traffic; several connections may share one.

@@ -4,7 +4,7 @@ use super::{
     diagnostic::Located,
     draft::{
         ConnectionDraft, CustomerGatewayDraft, DataplaneDraft, Draft, GatewayDraft, HealthCheckDraft, LearnDraft,
-        MetricsDraft, RouteDraft, UnderlayDraft, VpcDraft,
+        MetricsDraft, RouteDraft, SegmentDraft, UnderlayDraft, VpcDraft,
     },
     ipsec::{EspDraft, IkeDraft, IpsecDraft},
     section::List,
@@ -65,7 +65,7 @@ macro_rules! relocate {
 }
 
 relocate! {
-    Draft { include, gateway, dataplane, metrics, learn, vpc, underlays, customer_gateways, connections, routes } but {}
+    Draft { include, gateway, dataplane, metrics, learn, vpc, underlays, segments, customer_gateways, connections, routes } but {}
     GatewayDraft {
         name, max_connections, spoke_to_spoke, allow_default_route, address, vici_socket, services
     } but { may_have_address }
@@ -74,9 +74,10 @@ relocate! {
     LearnDraft { table, protocols, max_per_connection } but {}
     VpcDraft { at, interface, cidrs, publish_table } but {}
     UnderlayDraft { name, spread } but {}
+    SegmentDraft { name, reaches } but {}
     CustomerGatewayDraft { name, address } but {}
     ConnectionDraft {
-        name, customer_gateway, enabled, interface, peer, local_cidrs, remote_cidrs, translate, health_check, up_delay,
+        name, customer_gateway, segment, enabled, interface, peer, local_cidrs, remote_cidrs, translate, health_check, up_delay,
         ipsec, selectors, reverse_path, mss_clamp
     } but {}
     TranslateDraft { items } but { sound }

@@ -33,7 +33,7 @@ impl fmt::Display for Origin {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct SetAside {
-    /// As the configuration file calls it: `connection`, `customer_gateway`, `route`.
+    /// As the configuration file calls it: `connection`, `customer_gateway`, `segment`, `route`.
     pub kind: String,
     /// Unique in its kind; a route's is `DESTINATION NEXT_HOP`.
     pub name: String,
@@ -61,6 +61,7 @@ pub(super) type FileLine = (u32, u32);
 /// Positions of the files' objects.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Places {
+    pub segments: BTreeMap<String, FileLine>,
     pub customer_gateways: BTreeMap<String, FileLine>,
     pub connections: BTreeMap<String, FileLine>,
     /// In the files' order.
@@ -87,6 +88,10 @@ impl Provenance {
     /// The main file.
     pub fn main(&self) -> String {
         self.files.first().map(|file| file.display().to_string()).unwrap_or_default()
+    }
+
+    pub fn segment(&self, name: &str) -> Origin {
+        self.origin(self.places.segments.get(name))
     }
 
     pub fn customer_gateway(&self, name: &str) -> Origin {

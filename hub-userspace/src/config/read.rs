@@ -11,22 +11,26 @@ use super::{
     diagnostic::{DiagnosticReport, Located, Problem, join, quoted},
     draft::Draft,
     section::Section,
+    segments,
     suggest::nearest,
     value::{self, describe},
 };
 
-pub(super) const SECTIONS: [&str; 9] =
-    ["gateway", "dataplane", "metrics", "learn", "vpc", UNDERLAY, "customer_gateway", "connection", "route"];
+pub(super) const SECTIONS: [&str; 10] =
+    ["gateway", "dataplane", "metrics", "learn", "vpc", UNDERLAY, SEGMENT, "customer_gateway", "connection", "route"];
 /// Only the main file may have them, and [`INCLUDE`].
 const MAIN_SECTIONS: [&str; 4] = ["gateway", "dataplane", "metrics", "learn"];
 /// Its tables have the names of interfaces.
 const UNDERLAY: &str = "underlay";
+const SEGMENT: &str = "segment";
 /// The one key before all sections.
 pub(super) const INCLUDE: &str = "include";
 const UNDERLAY_KEYS: &[&str] = &["spread"];
+const SEGMENT_KEYS: &[&str] = &["reaches"];
 const CUSTOMER_GATEWAY_KEYS: &[&str] = &["address"];
 const CONNECTION_KEYS: &[&str] = &[
     "customer_gateway",
+    "segment",
     "enabled",
     "interface",
     "peer",
@@ -108,6 +112,9 @@ impl SectionReader<'_, '_> {
         };
         for (name, table) in self.named(root, UNDERLAY) {
             draft.underlays.push(self.underlay(name, &table));
+        }
+        for (name, table) in self.named(root, SEGMENT) {
+            draft.segments.push(self.segment(name, &table));
         }
         for (name, table) in self.named(root, "customer_gateway") {
             draft.customer_gateways.push(self.customer_gateway(name, &table));
@@ -211,6 +218,7 @@ impl SectionReader<'_, '_> {
         };
         let (keys, check): (_, fn(&str) -> value::Read<()>) = match kind {
             UNDERLAY => (UNDERLAY_KEYS, value::check_interface),
+            SEGMENT => (SEGMENT_KEYS, segments::check_name),
             "connection" => (CONNECTION_KEYS, value::check_name),
             _ => (CUSTOMER_GATEWAY_KEYS, value::check_name),
         };

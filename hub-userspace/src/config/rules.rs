@@ -11,7 +11,7 @@ use super::{
     ipsec::IpsecDraft,
     learn, marks, metrics,
     read::Unread,
-    routes, sites,
+    routes, segments, sites,
     suggest::nearest,
     translate,
 };
@@ -40,6 +40,7 @@ pub(super) fn validate(draft: &Draft, unread: &Unread, report: &mut DiagnosticRe
     check_underlays(draft, report);
     check_peers(draft, report);
     check_same_addresses(draft, report);
+    segments::validate(draft, unread, report);
     let all_gateways_known = check_customer_gateways(draft, unread, report);
     let all_hops_known = check_next_hops(draft, unread, report);
     // Warn of unused entries only if all references resolve: a broken reference may mean the unused entry.
@@ -57,11 +58,12 @@ pub(super) fn validate(draft: &Draft, unread: &Unread, report: &mut DiagnosticRe
 
 /// Names are unique across files; within a file TOML ensures it.
 fn check_names(draft: &Draft, report: &mut DiagnosticReport<'_>) {
+    let segments = draft.segments.iter().map(|segment| ("segment", &segment.name));
     let gateways = draft.customer_gateways.iter().map(|gateway| ("customer_gateway", &gateway.name));
     let connections = draft.connections.iter().map(|connection| ("connection", &connection.name));
     let underlays = draft.underlays.iter().map(|underlay| ("underlay", &underlay.name));
     let mut first = HashMap::new();
-    for (kind, Located { value: name, at }) in gateways.chain(connections).chain(underlays) {
+    for (kind, Located { value: name, at }) in segments.chain(gateways).chain(connections).chain(underlays) {
         if let Some(&other) = first.get(&(kind, name)) {
             let place = report.place(*at, other);
             let problem =
@@ -224,7 +226,7 @@ fn check_next_hops(draft: &Draft, unread: &Unread, report: &mut DiagnosticReport
 }
 
 /// The names of one kind that references may use.
-struct KnownNames<'d> {
+pub(super) struct KnownNames<'d> {
     kind: &'static str,
     /// In the file's order.
     listed: Vec<&'d str>,
@@ -236,7 +238,7 @@ struct KnownNames<'d> {
 }
 
 impl<'d> KnownNames<'d> {
-    fn new(kind: &'static str, names: impl Iterator<Item = &'d str>, unread: &'d Unread) -> Self {
+    pub fn new(kind: &'static str, names: impl Iterator<Item = &'d str>, unread: &'d Unread) -> Self {
         let names: Vec<_> = names.collect();
         Self {
             kind,
@@ -248,7 +250,12 @@ impl<'d> KnownNames<'d> {
         }
     }
 
-    fn check(&mut self, name: Option<&Located<String>>, path: impl Fn() -> String, report: &mut DiagnosticReport<'_>) {
+    pub fn check(
+        &mut self,
+        name: Option<&Located<String>>,
+        path: impl Fn() -> String,
+        report: &mut DiagnosticReport<'_>,
+    ) {
         let Some(Located { value: name, at }) = name else {
             self.all_known = false;
             return;

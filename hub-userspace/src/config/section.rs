@@ -101,7 +101,7 @@ impl<'a> Section<'a> {
     }
 
     /// The elements of the required, non-empty list `key`. Reports duplicate elements.
-    pub fn list<T: PartialEq + Eq + std::hash::Hash + Copy + std::fmt::Display>(
+    pub fn list<T: PartialEq + Eq + std::hash::Hash + Clone + std::fmt::Display>(
         &self,
         key: &'static str,
         example: &str,
@@ -113,7 +113,7 @@ impl<'a> Section<'a> {
     }
 
     /// As [`Self::list`]; `default` if the key is absent.
-    pub fn list_or_default<T: PartialEq + Eq + std::hash::Hash + Copy + std::fmt::Display>(
+    pub fn list_or_default<T: PartialEq + Eq + std::hash::Hash + Clone + std::fmt::Display>(
         &self,
         key: &'static str,
         default: Vec<T>,
@@ -129,7 +129,7 @@ impl<'a> Section<'a> {
     }
 
     /// As [`Self::list_or_default`], for a list that may be empty.
-    pub fn set_or_default<T: PartialEq + Eq + std::hash::Hash + Copy + std::fmt::Display>(
+    pub fn set_or_default<T: PartialEq + Eq + std::hash::Hash + Clone + std::fmt::Display>(
         &self,
         key: &'static str,
         default: impl IntoIterator<Item = T>,
@@ -143,7 +143,7 @@ impl<'a> Section<'a> {
         self.list_or_default(key, default.into_iter().collect(), example, report, read)
     }
 
-    fn elements<T: PartialEq + Eq + std::hash::Hash + Copy + std::fmt::Display>(
+    fn elements<T: PartialEq + Eq + std::hash::Hash + Clone + std::fmt::Display>(
         &self,
         key: &'static str,
         example: &str,
@@ -176,7 +176,7 @@ impl<'a> Section<'a> {
             });
             match read {
                 Ok(value) => {
-                    first.insert(value, at);
+                    first.insert(value.clone(), at);
                     list.items.push(Located { value, at });
                 }
                 Err(problem) => {

@@ -12,6 +12,7 @@ use super::{
         Route, SelectorSource, Underlay,
     },
     provenance::Origin,
+    segments::Segment,
     translate::Translation,
 };
 use crate::store::ObjectId;
@@ -19,6 +20,9 @@ use crate::store::ObjectId;
 /// The whole configuration; the text loads as a file again.
 pub fn show(config: &Config) -> String {
     let mut text = settings(config);
+    for (name, found) in &config.segments {
+        section(&mut text, &config.provenance.segment(name), |text| segment(text, name, found));
+    }
     for (name, gateway) in &config.customer_gateways {
         section(&mut text, &config.provenance.customer_gateway(name), |text| customer_gateway(text, name, gateway));
     }
@@ -36,6 +40,10 @@ pub fn show(config: &Config) -> String {
 pub fn show_object(config: &Config, id: &ObjectId) -> Option<(Origin, String)> {
     let mut text = String::new();
     let origin = match id {
+        ObjectId::Segment(name) => {
+            segment(&mut text, name, config.segments.get(name)?);
+            config.provenance.segment(name)
+        }
         ObjectId::CustomerGateway(name) => {
             customer_gateway(&mut text, name, config.customer_gateways.get(name)?);
             config.provenance.customer_gateway(name)
@@ -141,6 +149,12 @@ fn settings(config: &Config) -> String {
     text
 }
 
+fn segment(text: &mut String, name: &str, segment: &Segment) {
+    let Segment { reaches } = segment;
+    let _ = writeln!(text, "[{}]", join("segment", name));
+    key(text, "reaches", strings(reaches));
+}
+
 fn customer_gateway(text: &mut String, name: &str, gateway: &CustomerGateway) {
     let CustomerGateway { address } = gateway;
     let _ = writeln!(text, "[{}]", join("customer_gateway", name));
@@ -150,6 +164,7 @@ fn customer_gateway(text: &mut String, name: &str, gateway: &CustomerGateway) {
 fn connection(text: &mut String, name: &str, connection: &Connection) {
     let Connection {
         customer_gateway,
+        segment,
         enabled,
         interface,
         peer,
@@ -166,6 +181,7 @@ fn connection(text: &mut String, name: &str, connection: &Connection) {
     let path = join("connection", name);
     let _ = writeln!(text, "[{path}]");
     key(text, "customer_gateway", string(customer_gateway));
+    key(text, "segment", string(segment));
     key(text, "enabled", enabled);
     key(text, "interface", string(interface));
     if let Some(peer) = peer {

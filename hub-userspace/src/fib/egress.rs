@@ -11,6 +11,7 @@ use ipnet::IpNet;
 
 use super::inputs::Inputs;
 use crate::{
+    config::segments,
     fib::{
         id_allocator::Full,
         id_maps::{EgressIds, Group, IdMaps, IngressLayout, Member},
@@ -58,6 +59,8 @@ pub fn egress_tables(
         numbers: policy,
         layout: egress,
         next_hops: HashMap::new(),
+        masks: HashMap::new(),
+        retiring: policy.segments.retiring(),
         compiled: CompiledEgress::default(),
     };
     for members in groups {
@@ -110,6 +113,10 @@ struct EgressCompiler<'a> {
     layout: &'a mut EgressIds,
     /// Index into `NEXT_HOPS`, for the members so far.
     next_hops: HashMap<Member, u32>,
+    /// The segments that reach each segment, or the VPC side.
+    masks: HashMap<String, u64>,
+    /// See [`SegmentIds::retiring`](super::segment_ids::SegmentIds::retiring).
+    retiring: u64,
     compiled: CompiledEgress,
 }
 
@@ -188,7 +195,8 @@ impl EgressCompiler<'_> {
                 let is_known = self.inputs.negotiated.contains_key(name);
                 let scope = self.numbers.scope(name, &connection.interface, is_known);
                 let scope = scope.expect("every connection has been numbered");
-                let way = self.way_out((slot, scope), &connection.interface, connection.peer);
+                let segments = self.segments(member, &connection.segment);
+                let way = self.way_out((slot, scope, segments), &connection.interface, connection.peer);
                 let translations = match connection.translate.is_empty() {
                     true => NO_TRANSLATIONS,
                     false => self.numbers.translated.get(&way.ifindex).copied().unwrap_or(NO_TRANSLATIONS),
@@ -197,7 +205,8 @@ impl EgressCompiler<'_> {
             }
             Member::Vpc(gateway) => {
                 let vpc = config.vpc.as_ref().expect("only a VPC has VPC destinations");
-                self.way_out((VPC, VPC), &vpc.interface, gateway)
+                let segments = self.segments(member, segments::VPC);
+                self.way_out((VPC, VPC, segments), &vpc.interface, gateway)
             }
         };
         let index = self.layout.next_hop(member, next_hop)?;
@@ -206,9 +215,21 @@ impl EgressCompiler<'_> {
         Ok(index)
     }
 
-    /// The next hop for a connection's `COUNTERS` slot and scope. `neighbour` is the gateway on the link; without one,
+    /// The segments that may use a member's next hop.
+    fn segments(&mut self, member: Member, segment: &str) -> u64 {
+        let Self { inputs, numbers, masks, .. } = self;
+        let mask = *masks.entry(segment.to_owned()).or_insert_with(|| numbers.segments.mask(inputs.config, segment));
+        self.layout.admitted(member, mask, self.retiring)
+    }
+
+    /// The next hop for a connection's `COUNTERS` slot, its scope, and the segments that reach it. `neighbour` is the gateway on the link; without one,
     /// each destination is its own neighbour.
-    fn way_out(&self, (connection, scope): (u32, u32), interface: &str, neighbour: Option<IpAddr>) -> NextHop {
+    fn way_out(
+        &self,
+        (connection, scope, segments): (u32, u32, u64),
+        interface: &str,
+        neighbour: Option<IpAddr>,
+    ) -> NextHop {
         let host = self.inputs.host;
         let nowhere = NextHop {
             connection,
@@ -219,7 +240,8 @@ impl EgressCompiler<'_> {
             flags: 0,
             addresses: [0; 3],
             translations: NO_TRANSLATIONS,
-            padding: [0; 6],
+            segments,
+            padding: [0; 4],
         };
         // A new interface has no port until the policy tables are compiled.
         let Some((link, port)) =

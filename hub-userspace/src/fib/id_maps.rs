@@ -5,6 +5,7 @@ mod tests;
 
 use std::{
     collections::{BTreeMap, HashMap},
+    mem,
     net::IpAddr,
     ops::Range,
     sync::Arc,
@@ -16,10 +17,12 @@ use hub_common::maps::{
 };
 
 use crate::{
+    config::Config,
     fib::{
         id_allocator::{DeferredFree, Full, IdAllocator},
         old_group::{OldGroup, record},
         policy::Uses,
+        segment_ids::SegmentIds,
     },
     policy::selectors::Policy,
     routing::{buckets, rib::Members},
@@ -61,6 +64,7 @@ pub struct IngressLayout {
     /// another interface, and while the interface still has this scope although the SAs are known, the old scope remains
     /// unchanged for packets that still arrive.
     pub scopes: IdAllocator<(String, String, bool)>,
+    pub segments: SegmentIds,
     /// Index into `PORTS`, by ifindex.
     pub ports: IdAllocator<u32>,
     pub policies: IdAllocator<Arc<Policy>>,
@@ -78,6 +82,10 @@ pub struct EgressIds {
     pub next_hops: IdAllocator<NextHop>,
     /// The next hop of each member, as last compiled.
     hops: HashMap<Member, NextHop>,
+    /// The segments that each member's next hop admits, as last compiled, and in the compilation before. Without members
+    /// that were not compiled: a number may have been reused since.
+    segments: HashMap<Member, u64>,
+    segments_before: HashMap<Member, u64>,
     /// Buckets of routers on the VPC side.
     routers: IdAllocator<Option<IpAddr>>,
     shared: IdAllocator<Arc<Members>>,
@@ -101,6 +109,7 @@ impl Default for IngressLayout {
     fn default() -> Self {
         Self {
             connections: IdAllocator::new("connections", CONNECTION_SLOTS),
+            segments: SegmentIds::default(),
             scopes: IdAllocator::new("connections that change at once", VPC + 1..SHARED_SCOPE),
             ports: IdAllocator::new("interfaces", 0..MAX_CONNECTIONS),
             // 0 is hub_common::maps::ANY_LOCAL.
@@ -119,6 +128,8 @@ impl Default for EgressIds {
         Self {
             next_hops: IdAllocator::new("next hops", 0..MAX_NEXT_HOPS),
             hops: HashMap::new(),
+            segments: HashMap::new(),
+            segments_before: HashMap::new(),
             routers: IdAllocator::new("routers of the VPC", CONNECTION_SLOTS.end..SINGLES),
             shared: IdAllocator::new(
                 "different sets of next hops",
@@ -139,11 +150,12 @@ impl IdMaps {
     }
 
     /// All allocators.
-    fn all(&mut self) -> [&mut dyn DeferredFree; 9] {
+    fn all(&mut self) -> [&mut dyn DeferredFree; 10] {
         let Self { policy, egress } = self;
         [
             &mut policy.connections,
             &mut policy.scopes,
+            &mut policy.segments,
             &mut policy.ports,
             &mut policy.policies,
             &mut policy.limits,
@@ -169,9 +181,10 @@ impl IdMaps {
 }
 
 impl IngressLayout {
-    pub fn begin(&mut self) {
+    pub fn begin(&mut self, config: &Config) {
         self.connections.begin();
         self.scopes.begin();
+        self.segments.begin(config);
         self.ports.begin();
         self.policies.begin();
         self.limits.begin();
@@ -188,6 +201,7 @@ impl IngressLayout {
     pub fn end(&mut self) {
         self.connections.end();
         self.scopes.end();
+        self.segments.end();
         self.ports.end();
         self.policies.end();
         self.limits.end();
@@ -199,6 +213,7 @@ impl EgressIds {
     pub fn begin(&mut self) {
         self.next_hops.begin();
         self.hops.clear();
+        self.segments_before = mem::take(&mut self.segments);
         self.routers.begin();
         self.shared.begin();
     }
@@ -221,6 +236,14 @@ impl EgressIds {
     pub fn next_hop(&mut self, member: Member, next_hop: NextHop) -> Result<u32, Full> {
         self.hops.insert(member, next_hop);
         self.next_hops.take(next_hop)
+    }
+
+    /// The segments that a member's next hop admits now: also those of `retiring` that it admitted before.
+    pub fn admitted(&mut self, member: Member, segments: u64, retiring: u64) -> u64 {
+        let before = self.segments.get(&member).or_else(|| self.segments_before.get(&member)).copied();
+        let admitted = segments | before.unwrap_or_default() & retiring;
+        self.segments.insert(member, admitted);
+        admitted
     }
 
     /// The first bucket of a group with several members.

@@ -23,6 +23,7 @@ mod neighbours;
 pub mod old_group;
 mod policy;
 pub mod ruleset;
+mod segment_ids;
 pub mod slow_path;
 pub mod tables;
 

@@ -12,6 +12,7 @@ use crate::config::{
         Algorithm, Auth, Form, Identity, IkeV1Mode, IkeVersion, Proposal, StartAction, TunnelParameters, group_number,
         secret::Secret,
     },
+    segments,
     translate::{Translation, Translations},
 };
 
@@ -167,12 +168,17 @@ fn hub_prefixes(config: &Config, tunnel: &TunnelParameters<'_>) -> (Vec<IpNet>, 
     if !all.iter().any(is_default) {
         return (all.clone(), false);
     }
-    let behind = config.vpc.iter().flat_map(|vpc| &vpc.cidrs).copied();
+    let vpc = config.vpc.iter().filter(|_| config.reaches(&tunnel.connection.segment, segments::VPC));
+    let behind = vpc.flat_map(|vpc| &vpc.cidrs).copied();
     let others = config.routes.iter().filter(|route| {
         let is_alternative = || {
             config.routes.iter().any(|other| other.destination == route.destination && other.next_hop == tunnel.name)
         };
-        config.gateway.spoke_to_spoke && route.next_hop != tunnel.name && !is_alternative()
+        let is_reached = || {
+            let other = config.connections.get(&route.next_hop);
+            other.is_some_and(|other| config.reaches(&tunnel.connection.segment, &other.segment))
+        };
+        route.next_hop != tunnel.name && is_reached() && !is_alternative()
     });
     // A family of which nothing is known has no destination to send there.
     let is_known = |prefix: &IpNet, known: &[IpNet]| known.iter().any(|known| is_of(known, prefix));

@@ -15,11 +15,13 @@ pub type RouteId = (IpNet, String);
 /// Kind and identity of an object. Displays in the words of a message.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ObjectId {
+    Segment(String),
     CustomerGateway(String),
     Connection(String),
     Route(RouteId),
 }
 
+const SEGMENT: &str = "segment";
 const CUSTOMER_GATEWAY: &str = "customer_gateway";
 const CONNECTION: &str = "connection";
 const ROUTE: &str = "route";
@@ -28,6 +30,7 @@ impl ObjectId {
     /// The name of the section in the configuration file.
     pub const fn kind(&self) -> &'static str {
         match self {
+            Self::Segment(_) => SEGMENT,
             Self::CustomerGateway(_) => CUSTOMER_GATEWAY,
             Self::Connection(_) => CONNECTION,
             Self::Route(_) => ROUTE,
@@ -37,7 +40,7 @@ impl ObjectId {
     /// Unique within the kind. A route's name is its destination, a space and its next hop; neither contains a space.
     pub fn name(&self) -> String {
         match self {
-            Self::CustomerGateway(name) | Self::Connection(name) => name.clone(),
+            Self::Segment(name) | Self::CustomerGateway(name) | Self::Connection(name) => name.clone(),
             Self::Route((destination, next_hop)) => format!("{destination} {next_hop}"),
         }
     }
@@ -45,6 +48,7 @@ impl ObjectId {
     /// The inverse of [`Self::kind`] and [`Self::name`].
     pub fn of(kind: &str, name: &str) -> Option<Self> {
         match kind {
+            SEGMENT => Some(Self::Segment(name.to_owned())),
             CUSTOMER_GATEWAY => Some(Self::CustomerGateway(name.to_owned())),
             CONNECTION => Some(Self::Connection(name.to_owned())),
             ROUTE => {
@@ -59,6 +63,7 @@ impl ObjectId {
 impl fmt::Display for ObjectId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Segment(name) => write!(f, "segment {name}"),
             Self::CustomerGateway(name) => write!(f, "customer gateway {name}"),
             Self::Connection(name) => write!(f, "connection {name}"),
             Self::Route((destination, next_hop)) => write!(f, "route to {destination} via {next_hop}"),
@@ -95,6 +100,8 @@ pub struct Stored<T> {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Objects {
     /// By name.
+    pub segments: BTreeMap<String, Stored<Keys>>,
+    /// By name.
     pub customer_gateways: BTreeMap<String, Stored<Keys>>,
     /// By name.
     pub connections: BTreeMap<String, Stored<Keys>>,
@@ -116,8 +123,9 @@ pub enum Op {
 
 impl Objects {
     pub fn is_empty(&self) -> bool {
-        let Self { customer_gateways, connections, routes, admin, next_number: _ } = self;
-        customer_gateways.is_empty() && connections.is_empty() && routes.is_empty() && admin.is_empty()
+        let Self { segments, customer_gateways, connections, routes, admin, next_number: _ } = self;
+        let has_named = [segments, customer_gateways, connections].into_iter().any(|named| !named.is_empty());
+        !has_named && routes.is_empty() && admin.is_empty()
     }
 
     /// The number of the next object after these writes.
@@ -135,6 +143,9 @@ impl Objects {
                 self.next_number = self.next_number.max(number + 1);
                 let number = *number;
                 match (id, value) {
+                    (ObjectId::Segment(name), Body::Table(keys)) => {
+                        self.segments.insert(name.clone(), Stored { number, value: keys.clone() });
+                    }
                     (ObjectId::CustomerGateway(name), Body::Table(keys)) => {
                         self.customer_gateways.insert(name.clone(), Stored { number, value: keys.clone() });
                     }
@@ -147,6 +158,7 @@ impl Objects {
                     _ => debug_assert!(false, "{id} has another kind of body"),
                 }
             }
+            Op::Delete(ObjectId::Segment(name)) => drop(self.segments.remove(name)),
             Op::Delete(ObjectId::CustomerGateway(name)) => drop(self.customer_gateways.remove(name)),
             Op::Delete(ObjectId::Connection(name)) => drop(self.connections.remove(name)),
             Op::Delete(ObjectId::Route(id)) => drop(self.routes.remove(id)),
@@ -159,6 +171,7 @@ impl Objects {
     pub fn get(&self, id: &ObjectId) -> Option<Stored<Body>> {
         let table = |found: &Stored<Keys>| Stored { number: found.number, value: Body::Table(found.value.clone()) };
         match id {
+            ObjectId::Segment(name) => self.segments.get(name).map(table),
             ObjectId::CustomerGateway(name) => self.customer_gateways.get(name).map(table),
             ObjectId::Connection(name) => self.connections.get(name).map(table),
             ObjectId::Route(id) => {

@@ -184,7 +184,7 @@ fn sentence(run: &TraceRun, explanation: &Explanation, egress: Option<&TraceEgre
         Reason::SelectorMismatch => {
             "the selectors of the connection do not admit this pair of addresses, protocol and ports"
         }
-        Reason::Isolated => "site to site, and spoke_to_spoke = false",
+        Reason::Isolated => "segments that do not reach each other, or spoke_to_spoke = false",
         Reason::RedirectFailed => "the egress device is gone, or the frame has no room for the link header",
     };
     let next_hop = match ended_at(run) {

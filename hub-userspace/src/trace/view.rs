@@ -51,7 +51,7 @@ pub enum Paired {
 }
 
 impl Paired {
-    /// The connection's slot, with [`NO_REVERSE_PATH`](hub_common::maps::NO_REVERSE_PATH).
+    /// The pair's owner, see [`hub_common::maps::owner`].
     pub fn owner(self) -> Option<u32> {
         match self {
             Self::Any(owner) | Self::Prefix(_, owner) | Self::Rule(_, owner, _) => Some(owner),

@@ -2,7 +2,6 @@
 
 use super::{
     Hook, World, flow, parse, rewrite,
-    route::Target,
     translate::{View, counterpart, translate},
 };
 
@@ -181,12 +180,10 @@ impl World {
         trail.counts.push((trail.account.clone(), Count::Received(length)));
 
         let target = self.target(packet.destination).ok_or(Verdict::Pass("no_route"))?;
-        let to_vpc = matches!(target, Target::Vpc { .. });
-        if !self.spoke_to_spoke && trail.account != Account::Vpc && !to_vpc {
+        let way = self.way(&target, &packet);
+        if !self.may_meet(&trail.account, &way.account) {
             return Err(Verdict::Drop("isolated"));
         }
-
-        let way = self.way(&target, &packet);
         trail.next_hop = Some(way.account.clone());
         if !self.admits_egress(&way.account, &packet) {
             return Err(Verdict::Drop("selector_mismatch"));

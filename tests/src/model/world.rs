@@ -15,6 +15,7 @@ pub struct World {
     pub routes: Vec<Route>,
     /// Whether sites may reach each other.
     pub spoke_to_spoke: bool,
+    pub segments: Vec<Segment>,
 }
 
 /// A network interface of the hub, attachment or not.
@@ -44,6 +45,8 @@ pub struct Interface {
 #[derive(Debug, Clone, Default)]
 pub struct Connection {
     pub name: String,
+    /// Name of its segment; `None`: the default one.
+    pub segment: Option<String>,
     /// Name of the attachment, which may not exist.
     pub interface: String,
     /// The neighbour for all packets. Without one, on Ethernet, each destination is a neighbour.
@@ -59,6 +62,14 @@ pub struct Connection {
     pub mss_clamp: MssClamp,
     /// `remotes` and `agreement` have the site's own addresses.
     pub translations: Translations,
+}
+
+/// A group of connections.
+#[derive(Debug, Clone, Default)]
+pub struct Segment {
+    pub name: String,
+    /// `vpc`, `default` and names of segments.
+    pub reaches: Vec<String>,
 }
 
 /// Limit on the MSS of SYNs from and to a connection.

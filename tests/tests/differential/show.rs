@@ -15,6 +15,9 @@ pub fn world(world: &World) -> String {
 
 fn write(text: &mut String, world: &World) -> std::fmt::Result {
     writeln!(text, "spoke_to_spoke {}", world.spoke_to_spoke)?;
+    for segment in &world.segments {
+        writeln!(text, "segment {} reaches {:?}", segment.name, segment.reaches)?;
+    }
     for link in &world.interfaces {
         write!(text, "interface {} {} mtu {}", link.index, link.name, link.mtu)?;
         write!(text, " {}", if link.ethernet { Mac(link.mac).to_string() } else { "raw".into() })?;
@@ -30,6 +33,7 @@ fn write(text: &mut String, world: &World) -> std::fmt::Result {
         write!(text, "connection {} on {}", connection.name, connection.interface)?;
         write!(text, "{}", if connection.up { "" } else { " down" })?;
         write!(text, "{}", if connection.reverse_path == ReversePath::Off { " reverse path off" } else { "" })?;
+        connection.segment.iter().try_for_each(|segment| write!(text, " segment {segment}"))?;
         write!(text, " MSS {:?}", connection.mss_clamp)?;
         connection.peer.iter().try_for_each(|peer| write!(text, " peer {peer}"))?;
         writeln!(text, " remotes {:?} locals {:?}", connection.remotes, connection.locals)?;

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, net::IpAddr, ops::RangeInclusive};
 
-use hub_tests::model::{Connection, Interface, MssClamp, ReversePath, Route, Vpc, World};
+use hub_tests::model::{Connection, Interface, MssClamp, ReversePath, Route, Segment, Vpc, World};
 use ipnet::IpNet;
 use rand::{Rng, rngs::SmallRng, seq::IndexedRandom};
 
@@ -55,11 +55,32 @@ pub fn draw(rng: &mut SmallRng) -> World {
     for number in 0..size.connections {
         add_connection(rng, &size, &mut world, number);
     }
+    add_segments(rng, &mut world);
     add_routes(rng, &size, &mut world);
     translations::draw(rng, &mut world);
     agreements::draw(rng, &mut world);
     add_neighbours(rng, &mut world);
     world
+}
+
+/// In a third of the worlds, segments that reach some of the others.
+fn add_segments(rng: &mut SmallRng, world: &mut World) {
+    const NAMES: [&str; 4] = ["a", "b", "c", "d"];
+    if !percent(rng, 33) {
+        return;
+    }
+    let listed = one_of(rng, &[30, 60, 90]);
+    world.segments = NAMES
+        .iter()
+        .map(|name| {
+            let all = ["vpc", "default"].into_iter().chain(NAMES);
+            let reaches = all.filter(|_| percent(rng, listed)).map(str::to_owned).collect();
+            Segment { name: (*name).to_owned(), reaches }
+        })
+        .collect();
+    for connection in &mut world.connections {
+        connection.segment = percent(rng, 70).then(|| one_of(rng, &NAMES).to_owned());
+    }
 }
 
 fn add_interfaces(rng: &mut SmallRng, size: &Size, world: &mut World) {
@@ -205,6 +226,7 @@ fn add_connection(rng: &mut SmallRng, size: &Size, world: &mut World, number: us
     let reverse_path = if percent(rng, 15) { ReversePath::Off } else { ReversePath::Strict };
     world.connections.push(Connection {
         name,
+        segment: None,
         interface: interface.into(),
         peer,
         up: percent(rng, 75),

@@ -7,7 +7,7 @@ use std::fs;
 use anyhow::Context;
 use hub_tests::lab::{Agent, AgentCommand, End, HUB, Link, Namespace, PlaceSpec, World, agent_binary};
 
-use crate::places::{ALL, FAR_DEVICE, OWN4, OWN6, Place, SHARED, SHARED4, SHARED6, SITES, TRANSLATED};
+use crate::places::{ALL, FAR_DEVICE, OWN4, OWN6, Place, SEGMENTS, SHARED, SHARED4, SHARED6, SITES, TRANSLATED};
 use crate::policy::Policy;
 use crate::raw::{Raw, RawLink};
 
@@ -22,11 +22,19 @@ pub struct Variant {
     pub raw: Raw,
     /// Two sites have the same networks.
     pub translated: bool,
+    /// Some sites are in segments: [`SEGMENTS`].
+    pub segments: bool,
 }
 
 impl Variant {
-    pub const PLAIN: Self =
-        Self { attach: "auto", rp_filter: "0", spoke_to_spoke: true, raw: Raw::Tun, translated: false };
+    pub const PLAIN: Self = Self {
+        attach: "auto",
+        rp_filter: "0",
+        spoke_to_spoke: true,
+        raw: Raw::Tun,
+        translated: false,
+        segments: false,
+    };
     pub const ISOLATED: Self = Self { spoke_to_spoke: false, ..Self::PLAIN };
 
     pub fn attach(self, attach: &'static str) -> Self {
@@ -39,6 +47,7 @@ impl Variant {
             promises_raw_links: self.attach != "generic",
             guarded: true,
             translated: self.translated,
+            segments: self.segments,
         }
     }
 
@@ -65,6 +74,10 @@ impl Variant {
         }
         let (vpc4, vpc6) = Place::Vpc.networks();
         parts.push(format!("\n[vpc]\ninterface = \"vpc0\"\ncidrs = [\"{vpc4}\", \"{vpc6}\"]\n"));
+        if self.segments {
+            let section = |(name, reaches)| format!("\n[segment.{name}]\nreaches = {reaches:?}\n");
+            parts.extend(SEGMENTS.map(section));
+        }
         for (site, last) in SITES.into_iter().zip(61..) {
             let (net4, net6) = site.networks();
             let translates = self.translated && TRANSLATED.contains(&site);
@@ -84,6 +97,9 @@ impl Variant {
             let device = site.device();
             parts.push(format!("\n[customer_gateway.{site}]\naddress = \"203.0.113.{last}\"\n"));
             parts.push(format!("\n[connection.{site}]\ncustomer_gateway = \"{site}\"\ninterface = \"{device}\"\n"));
+            if let Some(segment) = site.segment().filter(|_| self.segments) {
+                parts.push(format!("segment = \"{segment}\"\n"));
+            }
             if site.is_ethernet() {
                 parts.push(format!("peer = \"{}\"\n", site.link4().1[1]));
             }

@@ -38,6 +38,9 @@ pub const TRANSLATED: [Place; 2] = [Alpha, Delta];
 pub const OWN4: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 90, 0, 0), 16);
 pub const OWN6: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0xfd90, 0, 0, 0, 0, 0, 0, 0), 48);
 
+/// The segments in hunts with segments, and what they reach. The sites without one are in the default segment.
+pub const SEGMENTS: [(&str, &[&str]); 2] = [("left", &["vpc", "right"]), ("right", &["left", "right", "default"])];
+
 /// The far end of every Ethernet link has this device.
 pub const FAR_DEVICE: &str = "up0";
 
@@ -66,6 +69,28 @@ impl Place {
             Vpc => "vpc0",
             Mgmt => "mgmt0",
             Wan => "wan0",
+        }
+    }
+
+    /// The segment of its connection in hunts with segments.
+    pub fn segment(self) -> Option<&'static str> {
+        match self {
+            Alpha | Epsilon => Some("left"),
+            Beta => Some("right"),
+            Gamma | Delta | Vpc | Mgmt | Wan => None,
+        }
+    }
+
+    /// Whether a packet may go from one to the other in hunts with segments.
+    pub fn may_reach(self, other: Self) -> bool {
+        match (self, other) {
+            // Only the members of "right" reach their own segment.
+            (Alpha | Epsilon, Alpha | Epsilon) => false,
+            // "right" does not list the VPC.
+            (Beta, Vpc) | (Vpc, Beta) => false,
+            // The default segment admits those who list it: "left" does not.
+            (Alpha | Epsilon, Gamma | Delta) | (Gamma | Delta, Alpha | Epsilon) => false,
+            _ => true,
         }
     }
 

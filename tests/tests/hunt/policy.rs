@@ -21,6 +21,8 @@ pub struct Policy {
     pub guarded: bool,
     /// [`TRANSLATED`] sites have other addresses than the hub knows.
     pub translated: bool,
+    /// Some sites are in segments.
+    pub segments: bool,
 }
 
 /// Where one packet may arrive, and where it must.
@@ -101,7 +103,8 @@ impl Policy {
             return refused;
         }
         let next_hops = ALL.iter().copied().filter(|place| {
-            let isolated = !self.spoke_to_spoke && entry != Place::Vpc && *place != Place::Vpc;
+            let isolated = !self.spoke_to_spoke && entry != Place::Vpc && *place != Place::Vpc
+                || self.segments && !entry.may_reach(*place);
             leads_to(packet.destination, *place) && !isolated && (*place == Place::Vpc || admits(*place, packet.source))
         });
         let next_hops: Vec<Place> = next_hops.collect();
@@ -189,7 +192,8 @@ mod tests {
 
     const HUB: [u8; 6] = [2, 0, 0, 0, 0, 1];
     const FAR: [u8; 6] = [2, 0, 0, 0, 0, 2];
-    const OPEN: Policy = Policy { spoke_to_spoke: true, promises_raw_links: true, guarded: true, translated: false };
+    const OPEN: Policy =
+        Policy { spoke_to_spoke: true, promises_raw_links: true, guarded: true, translated: false, segments: false };
     const ISOLATED: Policy = Policy { spoke_to_spoke: false, ..OPEN };
 
     fn allowed(policy: Policy, entry: Place, from: &str, to: &str, change: impl Fn(Packet) -> Packet) -> Allowed {
@@ -233,6 +237,18 @@ mod tests {
         }
         let isolated = allowed(ISOLATED, Alpha, "10.61.0.1", "10.62.0.1", |packet| packet);
         assert_eq!(isolated, Allowed { packet: none, answers: Places::of(&[Alpha]), must: None });
+        let segments = Policy { segments: true, ..OPEN };
+        for (entry, from, to, must) in [
+            (Alpha, "10.61.0.1", "10.62.0.1", Some(Beta)),
+            (Alpha, "10.61.0.1", "10.65.0.1", None),
+            (Alpha, "10.61.0.1", "10.61.0.2", None),
+            (Beta, "10.62.0.1", "10.62.0.2", Some(Beta)),
+            (Beta, "10.62.0.1", "172.30.0.10", None),
+            (Vpc, "172.30.0.10", "10.62.0.1", None),
+            (Vpc, "172.30.0.10", "10.61.0.1", Some(Alpha)),
+        ] {
+            assert_eq!(allowed(segments, entry, from, to, |packet| packet).must, must, "{entry}: {from} -> {to}");
+        }
     }
 
     #[test]

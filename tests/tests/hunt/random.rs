@@ -20,7 +20,11 @@ const fn translated(variant: Variant) -> Variant {
     Variant { translated: true, ..variant }
 }
 
-const VARIANTS: [Variant; 9] = [
+const fn segmented(variant: Variant) -> Variant {
+    Variant { segments: true, ..variant }
+}
+
+const VARIANTS: [Variant; 12] = [
     variant("auto", "0", true),
     variant("tc", "0", true),
     variant("generic", "0", true),
@@ -30,6 +34,9 @@ const VARIANTS: [Variant; 9] = [
     translated(variant("auto", "1", true)),
     translated(variant("tc", "0", true)),
     translated(variant("generic", "2", false)),
+    segmented(variant("auto", "0", true)),
+    segmented(variant("generic", "1", true)),
+    segmented(translated(variant("tc", "0", true))),
 ];
 
 /// A number from the environment.
@@ -85,8 +92,8 @@ const PACKETS_OF_A_KIND: u64 = 6_000;
 fn hunt_through(kind: Kind) -> anyhow::Result<()> {
     let seed = seed()?;
     let packets = number("VPNHUB_HUNT")?.unwrap_or(PACKETS_OF_A_KIND);
-    for (spoke_to_spoke, translated) in [(true, true), (false, false)] {
-        let variant = Variant { spoke_to_spoke, translated, raw: Raw::Tunnel(kind), ..Variant::PLAIN };
+    for (spoke_to_spoke, translated, segments) in [(true, true, true), (false, false, false)] {
+        let variant = Variant { spoke_to_spoke, translated, segments, raw: Raw::Tunnel(kind), ..Variant::PLAIN };
         let arrived = hunt(variant, seed, packets / 2).with_context(|| format!("{variant:?}, VPNHUB_SEED={seed}"))?;
         println!("{variant:?}: {arrived} of {} arrived", packets / 2);
     }

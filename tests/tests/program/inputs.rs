@@ -14,6 +14,7 @@ use hub_userspace::{
             self, Config, Connection, CustomerGateway, DEFAULT_VICI_SOCKET, Gateway, MssClamp, ReversePath, Route,
             SelectorSource, Service, Vpc,
         },
+        segments::{self, Segment},
         translate::{Translation, Translations},
     },
     connection::state::{State, States},
@@ -37,6 +38,7 @@ pub fn inputs(world: &World) -> (Config, HostState, States) {
     let connections = world.connections.iter().map(|connection| {
         let value = Connection {
             customer_gateway: "anybody".into(),
+            segment: connection.segment.clone().unwrap_or_else(|| segments::DEFAULT.to_owned()),
             enabled: true,
             interface: connection.interface.clone(),
             peer: connection.peer,
@@ -84,6 +86,7 @@ pub fn inputs(world: &World) -> (Config, HostState, States) {
         learn: None,
         vpc,
         underlays: BTreeMap::new(),
+        segments: world.segments.iter().map(segment).collect(),
         customer_gateways: BTreeMap::from([("anybody".into(), anybody)]),
         connections: connections.collect(),
         routes: routes.collect(),
@@ -92,6 +95,10 @@ pub fn inputs(world: &World) -> (Config, HostState, States) {
     let state = |up| if up { State::Up } else { State::Down };
     let states = world.connections.iter().map(|connection| (connection.name.clone(), state(connection.up))).collect();
     (config, host, states)
+}
+
+fn segment(segment: &reference::Segment) -> (String, Segment) {
+    (segment.name.clone(), Segment { reaches: segment.reaches.clone() })
 }
 
 fn translations(connection: &reference::Connection) -> Translations {

@@ -189,5 +189,6 @@ pub fn gateway() -> World {
         vpc: Some(Vpc { interface: "vpc0".into(), cidrs: nets("192.168.0.0/16 fd00:c::/48") }),
         routes: routes.collect(),
         spoke_to_spoke: true,
+        segments: Vec::new(),
     }
 }

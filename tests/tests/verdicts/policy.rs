@@ -1,9 +1,10 @@
 //! Selectors, the hub's own addresses, isolation.
 
-use hub_tests::model::World;
+use hub_tests::model::{Segment, World};
 
 use crate::{
-    gateway::{HZ, NARROW, RAW, SH, TUN, V4, V6, VPC, WIDE, gateway, host, into, out_of, own, udp4, udp6},
+    gateway::{HZ, NARROW, NB, RAW, SH, TUN, V4, V6, VPC, WIDE, gateway, host, into, out_of, own, udp4, udp6},
+    hub::connection,
     row::{Expected, row},
     table,
 };
@@ -173,6 +174,92 @@ fn isolated_sites_reach_vpc_only() -> anyhow::Result<()> {
             row("site to hub", SH, into(SH, &udp4("10.10.10.1", "192.168.0.1"))).passed("to_hub", "shanghai"),
             row("site to nowhere", SH, into(SH, &udp4("10.10.10.1", "10.99.0.1")))
                 .passed("no_route", "shanghai")
+                .admitted(V4),
+        ],
+    )
+}
+
+/// "chengdu" and "beijing" share an interface; "shanghai" and "hangzhou" both lead to 10.10.100.0/24.
+#[test]
+fn segments_reach_what_both_list() -> anyhow::Result<()> {
+    let segment = |name: &str, reaches: &[&str]| Segment {
+        name: name.into(),
+        reaches: reaches.iter().map(|reached| (*reached).to_owned()).collect(),
+    };
+    let mut world = gateway();
+    world.segments = vec![
+        segment("partners", &["vpc", "plants"]),
+        segment("plants", &["partners", "default"]),
+        segment("club", &["club", "partners"]),
+    ];
+    for (name, of) in [("shanghai", "partners"), ("kunming", "partners"), ("beijing", "plants"), ("hangzhou", "club")] {
+        connection(&mut world, name).segment = Some(of.into());
+    }
+    let isolated = |name, interface, frame, from| -> Expected { row(name, interface, frame).dropped("isolated", from) };
+    let to_vpc = udp4("10.10.10.1", "192.168.0.10");
+    let vpc_out = to_vpc.clone().ttl(63).ethernet(own(VPC), host(VPC, 10)).build();
+    let from_vpc = udp4("192.168.0.10", "10.10.10.1");
+    let to_plant = udp4("10.10.10.1", "10.10.40.1");
+    let to_default = udp4("10.10.40.1", "10.10.30.1");
+    let from_default = udp4("10.10.30.1", "10.10.40.1");
+    let within_club = udp4("10.10.20.1", "10.10.20.2");
+    table(
+        &world,
+        &[
+            row("listed by both", SH, into(SH, &to_plant)).forwarded(
+                "shanghai",
+                ("beijing", TUN),
+                to_plant.clone().ttl(63).build(),
+                V4,
+            ),
+            row("to the VPC", SH, into(SH, &to_vpc)).forwarded("shanghai", ("vpc", VPC), vpc_out, V4),
+            row("from the VPC", VPC, into(VPC, &from_vpc)).forwarded(
+                "vpc",
+                ("shanghai", SH),
+                out_of(SH, &from_vpc, 63),
+                V4,
+            ),
+            row("to the default segment", TUN, to_default.clone().build()).forwarded(
+                "beijing",
+                ("ningbo", NB),
+                to_default.clone().ttl(63).ethernet(own(NB), host(NB, 1)).build(),
+                V4,
+            ),
+            row("from the default segment", NB, into(NB, &from_default)).forwarded(
+                "ningbo",
+                ("beijing", TUN),
+                from_default.clone().ttl(63).build(),
+                V4,
+            ),
+            row("to itself, which it lists", HZ, into(HZ, &within_club)).forwarded(
+                "hangzhou",
+                ("hangzhou", HZ),
+                out_of(HZ, &within_club, 63),
+                V4,
+            ),
+            isolated("to itself, which it does not list", SH, into(SH, &udp4("10.10.10.1", "10.10.50.1")), "shanghai")
+                .admitted(V4),
+            isolated("listed by one side alone", HZ, into(HZ, &udp4("10.10.20.1", "10.10.10.1")), "hangzhou")
+                .admitted(V4),
+            isolated("the other way", SH, into(SH, &udp4("10.10.10.1", "10.10.20.1")), "shanghai").admitted(V4),
+            isolated("the default segment is not listed", SH, into(SH, &udp4("10.10.10.1", "10.10.30.1")), "shanghai")
+                .admitted(V4),
+            isolated("the default segment lists nothing", NB, into(NB, &udp4("10.10.30.1", "10.10.10.1")), "ningbo")
+                .admitted(V4),
+            isolated("the VPC is not listed", HZ, into(HZ, &udp4("10.10.20.1", "192.168.0.10")), "hangzhou")
+                .admitted(V4),
+            isolated("from the VPC, which is not listed", VPC, into(VPC, &udp4("192.168.0.10", "10.10.20.1")), "vpc")
+                .admitted(V4),
+            isolated("from the VPC, IPv6", VPC, into(VPC, &udp6("fd00:c::10", "fd00:20::1")), "vpc").admitted(V6),
+            isolated(
+                "another connection of the interface",
+                SH,
+                into(SH, &udp4("10.10.10.1", "10.10.41.1")),
+                "shanghai",
+            )
+            .admitted(V4),
+            row("another sender of the interface", TUN, udp4("10.10.41.1", "10.10.20.1").build())
+                .dropped("isolated", "chengdu")
                 .admitted(V4),
         ],
     )

@@ -146,7 +146,7 @@ fn stages<A: Family + Glance, T: Tables<A, Resolved: Glance>, F: Frame>(
     if stage == Stage::ToHub {
         return Ok(reached(route.first_bucket()));
     }
-    selector::ingress(&packet, reach, frame, &pair, route, attachment, attribution)?;
+    let segment = selector::ingress(&packet, reach, frame, &pair, route, attachment, attribution)?;
     attribution.set_bytes(packet.length);
     if stage == Stage::Selector {
         return Ok(reached(attribution.connection()));
@@ -155,7 +155,7 @@ fn stages<A: Family + Glance, T: Tables<A, Resolved: Glance>, F: Frame>(
     if stage == Stage::Route {
         return Ok(reached(route.first_bucket()));
     }
-    let next_hop = nexthop::choose(&packet, frame, &pair, route, attribution)?;
+    let next_hop = nexthop::choose(&packet, frame, &pair, segment, route, attribution)?;
     if stage == Stage::NextHop {
         return Ok(reached(next_hop.port));
     }

@@ -47,6 +47,11 @@ pub fn config(random: &mut SmallRng) -> Config {
         let most = random.random_range(1..5);
         write!(text, "[learn]\ntable = {table}\nmax_per_connection = {most}\n").unwrap();
     }
+    for segment in ["s0", "s1"] {
+        let listed = ["vpc", "default", "s0", "s1"].into_iter().filter(|_| random.random_bool(0.5));
+        let listed: Vec<_> = listed.collect();
+        write!(text, "[segment.{segment}]\nreaches = {listed:?}\n").unwrap();
+    }
     // One site, because its connections share prefixes.
     text += "[customer_gateway.site]\naddress = \"198.51.100.1\"\n";
     let (mut names, mut at_hub, mut used) = (Vec::new(), Vec::new(), BTreeSet::new());
@@ -64,8 +69,9 @@ pub fn config(random: &mut SmallRng) -> Config {
         write!(
             text,
             "[connection.c{site}]\ncustomer_gateway = \"site\"\ninterface = \"{interface}\"\n{peer}local_cidrs = {locals}\n\
-             remote_cidrs = [\"10.{site}.0.0/16\", \"fd09:{site}::/48\"{shared}]\nenabled = {}\nreverse_path = \"{}\"\n\
+             remote_cidrs = [\"10.{site}.0.0/16\", \"fd09:{site}::/48\"{shared}]\nsegment = \"{}\"\nenabled = {}\nreverse_path = \"{}\"\n\
              mss_clamp = {}\n",
+            ["default", "s0", "s1"].choose(random).expect("there are some"),
             random.random_bool(0.9),
             if random.random_bool(0.8) { "strict" } else { "off" },
             ["\"auto\"", "\"auto\"", "\"off\"", "1200", "88"].choose(random).expect("there are some"),

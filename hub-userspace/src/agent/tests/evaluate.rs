@@ -6,7 +6,8 @@ use std::{
 };
 
 use hub_common::maps::{
-    ANY_LOCAL, BUCKET_INDEX, Local, NO_PORT_RULES, NO_REVERSE_PATH, Remote, Route, Rule, Scoped, UNATTRIBUTED, VPC,
+    ANY_LOCAL, BUCKET_INDEX, Local, NO_PORT_RULES, NextHop, Remote, Route, Rule, Scoped, UNATTRIBUTED, VPC, segment_of,
+    slot_of,
 };
 use ipnet::{IpNet, Ipv4Net};
 
@@ -25,6 +26,9 @@ pub struct Answer {
     pub admitted: Option<Admitted>,
     /// Destination of the packet.
     pub way: Option<Way>,
+    /// Sender and receivers whose segments reach each other, and those whose segments do not, by name.
+    pub reached: BTreeSet<(String, String)>,
+    pub isolated: BTreeSet<(String, String)>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,7 +47,40 @@ pub enum Way {
 }
 
 pub fn evaluate(tables: &Tables, routes: &BTreeMap<IpNet, Route>, packet: &Packet) -> Answer {
-    Answer { admitted: admitted(tables, packet), way: way(tables, routes, packet.destination) }
+    let (owners, route) = (owners(tables, packet), route(routes, packet.destination));
+    let hops: Vec<_> = route
+        .filter(|route| route.flags & Route::HUB == 0)
+        .map_or_else(Vec::new, |route| buckets(tables, route).collect());
+    let pairs = owners.iter().flat_map(|owner| hops.iter().map(move |hop| (*owner, *hop)));
+    let (reached, isolated) = pairs.partition::<Vec<_>, _>(|(owner, hop)| hop.segments >> segment_of(*owner) & 1 != 0);
+    let names = |pairs: Vec<(u32, &NextHop)>| {
+        pairs.into_iter().map(|(owner, hop)| (name(tables, owner), name(tables, hop.connection))).collect()
+    };
+    Answer {
+        admitted: admitted(tables, packet),
+        way: way(tables, routes, packet.destination),
+        reached: names(reached),
+        isolated: names(isolated),
+    }
+}
+
+/// The owners in the selectors that may admit a packet.
+fn owners(tables: &Tables, packet: &Packet) -> BTreeSet<u32> {
+    let Some(attachment) = tables.policy.attachments.get(&packet.ifindex) else { return BTreeSet::new() };
+    let remote: Option<&Remote> = longest(&tables.policy.v4.remotes, attachment.scope, packet.source);
+    let Some(remote) = remote else { return BTreeSet::new() };
+    if remote.policy == ANY_LOCAL {
+        return BTreeSet::from([remote.connection]);
+    }
+    let local: Option<&Local> = longest(&tables.policy.v4.locals, remote.policy, packet.destination);
+    match local {
+        None => BTreeSet::new(),
+        Some(local) if local.rules == NO_PORT_RULES => BTreeSet::from([local.connection]),
+        Some(local) => {
+            let rules = tables.policy.limits.get(&local.rules).into_iter().flatten();
+            rules.map(|rule| rule.connection).take_while(|owner| *owner != UNATTRIBUTED).collect()
+        }
+    }
 }
 
 fn admitted(tables: &Tables, packet: &Packet) -> Option<Admitted> {
@@ -63,12 +100,11 @@ fn admitted(tables: &Tables, packet: &Packet) -> Option<Admitted> {
 }
 
 fn way(tables: &Tables, routes: &BTreeMap<IpNet, Route>, destination: Ipv4Addr) -> Option<Way> {
-    let covers = |(net, _): &(&IpNet, &Route)| net.contains(&IpAddr::V4(destination));
-    let (_, route) = routes.iter().filter(covers).max_by_key(|(net, _)| net.prefix_len())?;
+    let route = route(routes, destination)?;
     if route.flags & Route::HUB != 0 {
         return Some(Way::Hub);
     }
-    let owners: BTreeSet<u32> = buckets(tables, *route).map(|next_hop| next_hop.connection).collect();
+    let owners: BTreeSet<u32> = buckets(tables, route).map(|next_hop| next_hop.connection).collect();
     if route.flags & Route::VPC != 0 {
         assert_eq!(owners, BTreeSet::from([VPC]), "{route:?}");
         return Some(Way::Vpc);
@@ -76,8 +112,13 @@ fn way(tables: &Tables, routes: &BTreeMap<IpNet, Route>, destination: Ipv4Addr) 
     Some(Way::Connections(owners.into_iter().map(|owner| name(tables, owner)).collect()))
 }
 
+fn route(routes: &BTreeMap<IpNet, Route>, destination: Ipv4Addr) -> Option<Route> {
+    let covers = |(net, _): &(&IpNet, &Route)| net.contains(&IpAddr::V4(destination));
+    routes.iter().filter(covers).max_by_key(|(net, _)| net.prefix_len()).map(|(_, route)| *route)
+}
+
 /// Next hops of a route's buckets.
-pub fn buckets(tables: &Tables, route: Route) -> impl Iterator<Item = &hub_common::maps::NextHop> {
+pub fn buckets(tables: &Tables, route: Route) -> impl Iterator<Item = &NextHop> {
     let egress: &EgressTables = &tables.egress;
     (route.first_bucket..=route.first_bucket + u32::from(route.bucket_mask)).map(move |bucket| {
         let value = egress.buckets.get(bucket as usize).copied().unwrap_or(EgressTables::NOWHERE);
@@ -92,7 +133,7 @@ pub fn buckets(tables: &Tables, route: Route) -> impl Iterator<Item = &hub_commo
 }
 
 pub fn name(tables: &Tables, slot: u32) -> String {
-    match slot & !NO_REVERSE_PATH {
+    match slot_of(slot) {
         UNATTRIBUTED => "-".to_owned(),
         VPC => "vpc".to_owned(),
         slot => tables.policy.connections.get(&slot).expect("a slot that is in use has an owner").clone(),

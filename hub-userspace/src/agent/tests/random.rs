@@ -41,7 +41,7 @@ fn sequence(seed: u64) {
     agent.start().expect("it does not fail");
     for _ in 0..EVENTS {
         agent.state.borrow_mut().packets = draw::packets(&mut random);
-        let before = agent.state.borrow().answers();
+        let (before, config) = (agent.state.borrow().answers(), Arc::clone(&agent.world.config));
         agent.state.borrow_mut().answers.clear();
         agent.now += Duration::from_millis(random.random_range(0..2000));
         let fails = random.random_bool(0.15);
@@ -81,6 +81,7 @@ fn sequence(seed: u64) {
         }
         agent.settle();
         must_be_continuous(&agent, &before);
+        must_keep_segments_apart(&agent, &config);
         must_be_as_from_scratch(&agent);
     }
 }
@@ -107,6 +108,32 @@ pub fn must_be_continuous(agent: &Agent, before: &[Answer]) {
                 (None, Some(way), None) => panic!("{packet:?}: {way:?} where there is none before nor after"),
                 _ => {}
             }
+        }
+    }
+}
+
+/// Asserts that between two writes, no connection reaches another one that neither the old nor the new configuration
+/// lets it reach; and that after all writes, it reaches those that the new configuration lets it reach.
+fn must_keep_segments_apart(agent: &Agent, old: &Config) {
+    let reaches = |config: &Config, (sender, receiver): &(String, String)| {
+        let segment = |name: &str| match name {
+            "vpc" => Some("vpc".to_owned()),
+            name => config.connections.get(name).map(|connection| connection.segment.clone()),
+        };
+        matches!((segment(sender), segment(receiver)), (Some(one), Some(other)) if config.reaches(&one, &other))
+    };
+    let (state, new) = (agent.state.borrow(), &agent.world.config);
+    for answer in state.answers.iter().flatten() {
+        for pair in &answer.reached {
+            assert!(reaches(old, pair) || reaches(new, pair), "{pair:?} reach each other between two writes");
+        }
+    }
+    for answer in state.answers() {
+        for pair in &answer.reached {
+            assert!(reaches(new, pair), "{pair:?} reach each other");
+        }
+        for pair in &answer.isolated {
+            assert!(!reaches(new, pair), "{pair:?} do not reach each other");
         }
     }
 }

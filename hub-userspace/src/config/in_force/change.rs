@@ -12,9 +12,9 @@ pub enum ObjectChange {
     AddRoute(AddRoute),
     SetRoute(SetRoute),
     DeleteRoute(DeleteRoute),
-    /// A connection or a customer gateway.
+    /// A connection, a customer gateway or a segment.
     Put(PutObject),
-    /// A connection or a customer gateway.
+    /// A connection, a customer gateway or a segment.
     Delete(ObjectId),
     Admin(Admin),
 }
@@ -88,7 +88,7 @@ pub enum PutMode {
     Replace,
 }
 
-/// Keys of a connection or a customer gateway, as in the configuration file.
+/// Keys of a connection, a customer gateway or a segment, as in the configuration file.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PutObject {
     pub id: ObjectId,

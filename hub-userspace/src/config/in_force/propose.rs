@@ -160,6 +160,7 @@ impl InForce {
         if self.objects.get(id).is_none() {
             self.require_not_of_file(id)?;
             let names: Vec<String> = match id {
+                ObjectId::Segment(_) => self.objects.segments.keys().cloned().collect(),
                 ObjectId::CustomerGateway(_) => self.objects.customer_gateways.keys().cloned().collect(),
                 _ => self.objects.connections.keys().cloned().collect(),
             };
@@ -307,6 +308,7 @@ impl InForce {
     fn require_not_of_file(&self, id: &ObjectId) -> Result<(), ProposeError> {
         let provenance = self.files.provenance();
         let origin = match id {
+            ObjectId::Segment(name) => provenance.segment(name),
             ObjectId::CustomerGateway(name) => provenance.customer_gateway(name),
             ObjectId::Connection(name) => provenance.connection(name),
             ObjectId::Route(_) => Origin::Store,

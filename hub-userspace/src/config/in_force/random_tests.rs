@@ -21,6 +21,11 @@ fn draw_file(random: &mut SmallRng) -> String {
     if random.random_ratio(1, 3) {
         text += "[vpc]\ninterface = \"tun-4\"\ncidrs = [\"10.5.0.0/16\"]\n";
     }
+    for segment in 0..2 {
+        if random.random_ratio(1, 2) {
+            let _ = write!(text, "[segment.s{segment}]\nreaches = {}\n", in_toml(&draw_reaches(random)));
+        }
+    }
     for gateway in 0..3 {
         if random.random_ratio(3, 4) {
             let _ = write!(text, "[customer_gateway.g{gateway}]\naddress = \"198.51.100.{}\"\n", gateway + 1);
@@ -31,10 +36,11 @@ fn draw_file(random: &mut SmallRng) -> String {
             let mss_clamp = ["", "mss_clamp = \"off\"\n", "mss_clamp = 1300\n"][random.random_range(0..3)];
             let remote = draw_prefix(random);
             let enabled = if random.random_ratio(1, 4) { "enabled = false\n" } else { "" };
+            let segment = draw_segment(random);
             let _ = write!(
                 text,
                 "[connection.c{connection}]\ncustomer_gateway = \"g{}\"\ninterface = \"tun-{}\"\n{enabled}\
-                 {mss_clamp}local_cidrs = [\"0.0.0.0/0\"]\nremote_cidrs = [\"{}\"]\ntranslate = {}\n",
+                 segment = \"{segment}\"\n{mss_clamp}local_cidrs = [\"0.0.0.0/0\"]\nremote_cidrs = [\"{}\"]\ntranslate = {}\n",
                 random.random_range(0..3),
                 random.random_range(0..5),
                 remote,
@@ -47,6 +53,16 @@ fn draw_file(random: &mut SmallRng) -> String {
         let _ = write!(text, "[[route]]\ndestination = \"{destination}\"\nnext_hop = \"c{next_hop}\"\n");
     }
     text
+}
+
+/// Mostly one that may exist.
+fn draw_segment(random: &mut SmallRng) -> &'static str {
+    ["default", "default", "default", "s0", "s1", "s2"][random.random_range(0..6)]
+}
+
+fn draw_reaches(random: &mut SmallRng) -> Value {
+    let names = ["vpc", "default", "s0", "s1", "s2"].into_iter();
+    Value::from(names.filter(|_| random.random_ratio(1, 3)).collect::<Vec<_>>())
 }
 
 fn draw_prefix(random: &mut SmallRng) -> String {
@@ -93,7 +109,12 @@ fn draw_change(random: &mut SmallRng) -> ObjectChange {
         let mode = [PutMode::Add, PutMode::Merge, PutMode::Replace][random.random_range(0..3)];
         ObjectChange::Put(PutObject { id, keys, mode })
     };
-    match random.random_range(0..20) {
+    match random.random_range(0..23) {
+        20 | 21 => {
+            let value = json!({ "reaches": draw_reaches(random) });
+            put(ObjectId::Segment(format!("s{}", random.random_range(0..3))), value, random)
+        }
+        22 => ObjectChange::Delete(ObjectId::Segment(format!("s{}", random.random_range(0..3)))),
         0..7 => {
             ObjectChange::AddRoute(AddRoute { destination, next_hop: connection, weight, publish: random.random() })
         }
@@ -114,6 +135,7 @@ fn draw_change(random: &mut SmallRng) -> ObjectChange {
                 "local_cidrs": ["0.0.0.0/0"],
                 "remote_cidrs": [remote],
                 "translate": draw_translate(random, &remote),
+                "segment": draw_segment(random),
                 "enabled": random.random::<bool>(),
                 "mss_clamp": mss_clamp,
             });
@@ -142,19 +164,22 @@ type Aged = (u64, ObjectId);
 fn is_valid(file: &str, objects: &Objects, some: &[&Aged]) -> bool {
     let mut text = file.to_owned();
     // In the order of kinds, then age: rules report the later object.
-    for pass in 0..3 {
+    for pass in 0..4 {
         for (_, id) in some {
             match (id, objects.get(id).map(|stored| stored.value)) {
-                (ObjectId::CustomerGateway(name), Some(Body::Table(keys))) if pass == 0 => {
+                (ObjectId::Segment(name), Some(Body::Table(keys))) if pass == 0 => {
+                    let _ = write!(text, "[segment.{name}]\nreaches = {}\n", in_toml(&keys["reaches"]));
+                }
+                (ObjectId::CustomerGateway(name), Some(Body::Table(keys))) if pass == 1 => {
                     let _ = write!(text, "[customer_gateway.{name}]\naddress = {}\n", keys["address"]);
                 }
-                (ObjectId::Connection(name), Some(Body::Table(keys))) if pass == 1 => {
+                (ObjectId::Connection(name), Some(Body::Table(keys))) if pass == 2 => {
                     let _ = writeln!(text, "[connection.{name}]");
                     for (key, value) in keys {
                         let _ = writeln!(text, "{key} = {}", in_toml(&value));
                     }
                 }
-                (ObjectId::Route((destination, next_hop)), Some(Body::Route(keys))) if pass == 2 => {
+                (ObjectId::Route((destination, next_hop)), Some(Body::Route(keys))) if pass == 3 => {
                     let _ = write!(
                         text,
                         "[[route]]\ndestination = \"{destination}\"\nnext_hop = \"{next_hop}\"\nweight = {}\npublish = {}\n",
@@ -174,12 +199,14 @@ fn aged(objects: &Objects) -> Vec<Aged> {
         some.sort();
         some
     };
+    let segments = objects.segments.iter().map(|(name, stored)| (stored.number, ObjectId::Segment(name.clone())));
     let gateways =
         objects.customer_gateways.iter().map(|(name, stored)| (stored.number, ObjectId::CustomerGateway(name.clone())));
     let connections =
         objects.connections.iter().map(|(name, stored)| (stored.number, ObjectId::Connection(name.clone())));
     let routes = objects.routes.iter().map(|(id, stored)| (stored.number, ObjectId::Route(id.clone())));
-    [sorted(gateways.collect()), sorted(connections.collect()), sorted(routes.collect())].concat()
+    [sorted(segments.collect()), sorted(gateways.collect()), sorted(connections.collect()), sorted(routes.collect())]
+        .concat()
 }
 
 struct Model {
@@ -214,11 +241,15 @@ impl Model {
         assert!(self.in_force.set_aside.iter().all(|(_, reason)| !reason.is_empty()), "{what}");
         let inside: Vec<&Aged> = all.iter().filter(|(_, id)| !out.contains(id)).collect();
         let (of_file, _) = parse(&self.file).expect("good");
-        let count = |config: &Config| (config.customer_gateways.len(), config.connections.len(), config.routes.len());
-        let expected = inside.iter().fold(count(&of_file), |(g, c, r), (_, id)| match id {
-            ObjectId::CustomerGateway(_) => (g + 1, c, r),
-            ObjectId::Connection(_) => (g, c + 1, r),
-            ObjectId::Route(_) => (g, c, r + 1),
+        let count = |config: &Config| {
+            let Config { segments, customer_gateways, connections, routes, .. } = config;
+            [segments.len(), customer_gateways.len(), connections.len(), routes.len()]
+        };
+        let expected = inside.iter().fold(count(&of_file), |[s, g, c, r], (_, id)| match id {
+            ObjectId::Segment(_) => [s + 1, g, c, r],
+            ObjectId::CustomerGateway(_) => [s, g + 1, c, r],
+            ObjectId::Connection(_) => [s, g, c + 1, r],
+            ObjectId::Route(_) => [s, g, c, r + 1],
         });
         assert_eq!(count(&self.config), expected, "{what}\n{text}");
         assert!(is_valid(&self.file, objects, &inside), "{what}");

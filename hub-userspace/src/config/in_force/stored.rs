@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::super::{
     diagnostic::{Diagnostic, DiagnosticReport, Located, Severity},
-    draft::{ConnectionDraft, CustomerGatewayDraft, Draft, RouteDraft},
+    draft::{ConnectionDraft, CustomerGatewayDraft, Draft, RouteDraft, SegmentDraft},
     places::Relocate as _,
     read::{self, TextPart},
     syntax,
@@ -20,6 +20,7 @@ pub(super) struct Candidate {
 
 #[derive(Debug, Clone)]
 enum StoredBody {
+    Segment(Box<SegmentDraft>),
     CustomerGateway(Box<CustomerGatewayDraft>),
     Connection(Box<ConnectionDraft>),
     Route(RouteKeys),
@@ -29,6 +30,11 @@ impl Candidate {
     /// Adds it to a draft, at this position.
     pub fn add_to(&self, draft: &mut Draft, at: usize) {
         match &self.draft {
+            StoredBody::Segment(found) => {
+                let mut found = SegmentDraft::clone(found);
+                found.relocate(&|_| at);
+                draft.segments.push(found);
+            }
             StoredBody::CustomerGateway(found) => {
                 let mut found = CustomerGatewayDraft::clone(found);
                 found.relocate(&|_| at);
@@ -54,15 +60,16 @@ impl Candidate {
     }
 }
 
-/// The customer gateways and connections, oldest first in each kind. Those invalid by themselves are returned apart,
+/// The segments, customer gateways and connections, oldest first in each kind. Those invalid by themselves are returned apart,
 /// with the reason.
 pub(super) fn named(objects: &Objects) -> (Vec<Candidate>, Vec<(ObjectId, String)>) {
     let (mut good, mut wrong) = (Vec::new(), Vec::new());
+    let segments = by_age(objects.segments.iter()).map(|(name, keys)| (ObjectId::Segment(name.clone()), keys));
     let gateways = objects.customer_gateways.iter();
     let gateways = by_age(gateways).map(|(name, keys)| (ObjectId::CustomerGateway(name.clone()), keys));
     let connections = by_age(objects.connections.iter());
     let connections = connections.map(|(name, keys)| (ObjectId::Connection(name.clone()), keys));
-    for (id, keys) in gateways.chain(connections) {
+    for (id, keys) in segments.chain(gateways).chain(connections) {
         match candidate(&id, keys) {
             Ok(candidate) => good.push(candidate),
             Err(mistakes) => wrong.push((id, mistakes.join("; "))),
@@ -87,7 +94,7 @@ fn by_age<'a, K: 'a, V: 'a>(
     all.into_iter().map(|(key, stored)| (key, &stored.value))
 }
 
-/// A customer gateway or a connection, validated by itself.
+/// A segment, a customer gateway or a connection, validated by itself.
 ///
 /// # Errors
 /// All its errors, one per line.
@@ -105,6 +112,7 @@ pub(super) fn candidate(id: &ObjectId, keys: &Keys) -> Result<Candidate, Vec<Str
         return Err(errors.map(|error| with_path(&error)).collect());
     }
     let draft = match id {
+        ObjectId::Segment(_) => draft.segments.pop().map(|found| StoredBody::Segment(Box::new(found))),
         ObjectId::CustomerGateway(_) => {
             draft.customer_gateways.pop().map(|found| StoredBody::CustomerGateway(Box::new(found)))
         }

@@ -1,6 +1,6 @@
 //! The union of files and store. The files take precedence; of two stored objects in conflict, the older one does.
 //!
-//! Customer gateways and connections come first, then the routes through those in force. Each step validates all
+//! Segments, customer gateways and connections come first, then the routes through those in force. Each step validates all
 //! candidates together with the files, by the files' own rules. A candidate is set aside if it breaks a rule against
 //! the files, or against a candidate that breaks none. The rest is validated again. So each round settles everything
 //! except chains of conflicts, and always the oldest of a chain.
@@ -40,11 +40,13 @@ pub(super) fn unite(files: &FileSet, objects: &Objects) -> Option<United> {
     let mut provenance = files.provenance();
     let mut draft = files.draft.clone();
     let (mut warnings, mut set_aside) = (Vec::new(), Vec::new());
-    if !objects.customer_gateways.is_empty() || !objects.connections.is_empty() {
+    if [&objects.segments, &objects.customer_gateways, &objects.connections].into_iter().any(|named| !named.is_empty())
+    {
         let (candidates, wrong) = stored::named(objects);
         set_aside.extend(wrong);
         let candidates = candidates.into_iter().filter(|candidate| {
             let origin = match &candidate.id {
+                ObjectId::Segment(name) => provenance.segment(name),
                 ObjectId::CustomerGateway(name) => provenance.customer_gateway(name),
                 _ => provenance.connection(&candidate.id.name()),
             };
@@ -104,7 +106,7 @@ fn settle(
     mut candidates: Vec<Candidate>,
     set_aside: &mut Vec<(ObjectId, String)>,
 ) -> Vec<(ObjectId, String)> {
-    let counts = (draft.customer_gateways.len(), draft.connections.len(), draft.routes.len());
+    let counts = (draft.segments.len(), draft.customer_gateways.len(), draft.connections.len(), draft.routes.len());
     loop {
         let mut report = DiagnosticReport::of(files.sources());
         let end = report.end();
@@ -136,9 +138,10 @@ fn settle(
             });
             return warnings.collect();
         }
-        draft.customer_gateways.truncate(counts.0);
-        draft.connections.truncate(counts.1);
-        draft.routes.truncate(counts.2);
+        draft.segments.truncate(counts.0);
+        draft.customer_gateways.truncate(counts.1);
+        draft.connections.truncate(counts.2);
+        draft.routes.truncate(counts.3);
         // If there are too many, a candidate that is set aside for another reason makes room.
         let is_full = |found: &(String, Option<usize>)| found.1 == Some(ALL_BEFORE);
         let makes_room = mistakes.iter().position(|found| found.iter().any(|found| !is_full(found)));

@@ -19,6 +19,7 @@ const DELAY: Duration = Duration::from_secs(2);
 fn connection(enabled: bool) -> Connection {
     Connection {
         customer_gateway: "site".into(),
+        segment: "default".into(),
         enabled,
         interface: "tun0".into(),
         peer: None,

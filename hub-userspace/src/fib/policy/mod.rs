@@ -5,13 +5,13 @@ mod translation;
 mod uses;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
 };
 
 use hub_common::maps::{
     ADMITS_NOTHING, ANY_LOCAL, Attachment, Local, MssLimits, NO_PORT_RULES, NO_REVERSE_PATH, RULES_PER_ENTRY, Remote,
-    Rule, SCOPE_BITS, SHARED_SCOPE, Scoped, UNATTRIBUTED, VPC, Vlan,
+    Rule, SCOPE_BITS, SHARED_SCOPE, Scoped, UNATTRIBUTED, VPC, VPC_SEGMENT, Vlan, owner,
 };
 use ipnet::IpNet;
 use prefix_trie::joint::JointPrefixSet;
@@ -50,7 +50,7 @@ pub fn policy_tables(
         inputs,
         layout: &mut layout.policy,
         numbers: BTreeMap::new(),
-        without_reverse_path: BTreeSet::from([VPC]),
+        owners: HashMap::from([(VPC, owner(VPC, VPC_SEGMENT) | NO_REVERSE_PATH)]),
         before,
         is_partial: !affected.is_all(),
         entries: PolicyEntries::default(),
@@ -71,8 +71,8 @@ struct PolicyCompiler<'a> {
     layout: &'a mut IngressLayout,
     /// By connection.
     numbers: BTreeMap<&'a str, Numbers>,
-    /// `COUNTERS` slots of connections without reverse-path check.
-    without_reverse_path: BTreeSet<u32>,
+    /// Owners as selectors have them ([`hub_common::maps::owner`]), by `COUNTERS` slot.
+    owners: HashMap<u32, u32>,
     before: &'a PolicyTables,
     /// Some selectors only: the configuration has not changed.
     is_partial: bool,
@@ -98,7 +98,7 @@ struct Carried<'a> {
 
 impl<'a> PolicyCompiler<'a> {
     fn all(&mut self) -> Result<(), Full> {
-        self.layout.begin();
+        self.layout.begin(self.inputs.config);
         let connections: Vec<Carried<'a>> = self.carried(|_, _| true);
         self.number(&connections)?;
         for Carried { name, connection, .. } in &connections {
@@ -176,9 +176,9 @@ impl<'a> PolicyCompiler<'a> {
     fn number(&mut self, connections: &[Carried<'a>]) -> Result<(), Full> {
         for Carried { name, connection, agreed } in connections {
             let slot = self.layout.connections.take((*name).to_owned())?;
-            if connection.reverse_path == ReversePath::Off {
-                self.without_reverse_path.insert(slot);
-            }
+            let segment = self.layout.segments.take(&connection.segment)?;
+            let flags = if connection.reverse_path == ReversePath::Off { NO_REVERSE_PATH } else { 0 };
+            self.owners.insert(slot, owner(slot, segment) | flags);
             let scope =
                 self.layout.scopes.take(((*name).to_owned(), connection.interface.clone(), agreed.is_some()))?;
             self.numbers.insert(name, Numbers { slot, scope });
@@ -197,7 +197,6 @@ impl<'a> PolicyCompiler<'a> {
 
     /// Attaches connections of an interface, which has so many in all.
     fn attach_connections(&mut self, link: &Link, connections: &[Carried<'a>], users: usize) -> Result<(), Full> {
-        let isolated = if self.inputs.config.gateway.spoke_to_spoke { 0 } else { Attachment::ISOLATED };
         let port = self.port(link)?;
         let only = connections.first().filter(|_| users == 1);
         let connection = only.map_or(UNATTRIBUTED, |only| self.numbers[only.name].slot);
@@ -212,7 +211,7 @@ impl<'a> PolicyCompiler<'a> {
             scope
         };
         let translations = self.translations(link, connections)?;
-        self.attach(link, scope, connection, isolated, translations);
+        self.attach(link, scope, connection, translations);
         Ok(())
     }
 
@@ -227,7 +226,7 @@ impl<'a> PolicyCompiler<'a> {
             if let Some(link) = inputs.host.link(&vpc.interface) {
                 self.port(link)?;
                 self.entries.tables.mss_limits.insert(VPC, mss_limits(MssClamp::Auto, Some(link)));
-                self.attach(link, VPC, VPC, 0, NO_TRANSLATIONS);
+                self.attach(link, VPC, VPC, NO_TRANSLATIONS);
                 self.links(link.index, &[]);
                 self.links_to_sites(link.index);
             }
@@ -241,8 +240,8 @@ impl<'a> PolicyCompiler<'a> {
         Ok(port)
     }
 
-    fn attach(&mut self, link: &Link, scope: u32, connection: u32, flags: u16, translations: u32) {
-        let flags = flags | Attachment::PRESENT | if link.ethernet { Attachment::ETHERNET } else { 0 };
+    fn attach(&mut self, link: &Link, scope: u32, connection: u32, translations: u32) {
+        let flags = Attachment::PRESENT | if link.ethernet { Attachment::ETHERNET } else { 0 };
         let attachment = Attachment { scope, connection, mac: link.mac.unwrap_or_default(), flags, translations };
         self.entries.tables.attachments.insert(link.index, attachment);
     }
@@ -261,7 +260,7 @@ impl<'a> PolicyCompiler<'a> {
     /// Compiles selectors of a scope.
     fn scope(&mut self, scope: u32, selectors: &[Selector]) -> Result<(), Full> {
         for compiled in selectors::compile(selectors) {
-            let connection = self.with_reverse_path(compiled.connection);
+            let connection = self.owners[&compiled.connection];
             let mut truncated = compiled.truncated.clone();
             let policy = match compiled.admits_any_local() {
                 true => ANY_LOCAL,
@@ -299,7 +298,7 @@ impl<'a> PolicyCompiler<'a> {
     fn local(&mut self, policy: u32, owner: &Owner, truncated: &mut BTreeSet<u32>) -> Local {
         let mut rules = [Rule::NONE; RULES_PER_ENTRY];
         for (rule, (limit, connection)) in rules.iter_mut().zip(&owner.limits) {
-            *rule = limit.rule(self.with_reverse_path(*connection));
+            *rule = limit.rule(self.owners[connection]);
         }
         let limits = if owner.limits.is_empty() {
             NO_PORT_RULES
@@ -312,12 +311,7 @@ impl<'a> PolicyCompiler<'a> {
             truncated.extend(owner.limits.iter().map(|(_, connection)| *connection));
             ADMITS_NOTHING
         };
-        Local { connection: self.with_reverse_path(owner.connection), rules: limits }
-    }
-
-    /// A connection's slot as encoded in selectors.
-    fn with_reverse_path(&self, slot: u32) -> u32 {
-        if self.without_reverse_path.contains(&slot) { slot | NO_REVERSE_PATH } else { slot }
+        Local { connection: self.owners[&owner.connection], rules: limits }
     }
 }
 

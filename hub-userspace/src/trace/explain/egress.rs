@@ -5,10 +5,10 @@ use std::{collections::BTreeMap, net::IpAddr};
 use hub_common::maps::{BUCKET_INDEX, GROUP_BUCKETS, Neighbour, NextHop, VPC};
 
 use super::{Direction, EgressTables, Explainer, Ip, Object, Paired, Stage, Target, mac, rib, state_name};
-use crate::routing::rib::Members;
+use crate::{config::segments, routing::rib::Members};
 
 impl Explainer<'_> {
-    pub(super) fn next_hop(&mut self, ip: &Ip, source: IpAddr, target: &Target) -> Option<()> {
+    pub(super) fn next_hop(&mut self, ip: &Ip, source: IpAddr, segment: u32, target: &Target) -> Option<()> {
         let (first, mask, members) = self.group(target)?;
         let hash = ip.flow_hash(source);
         let bucket = first + (hash & mask);
@@ -25,6 +25,10 @@ impl Explainer<'_> {
         };
         self.add(Stage::NextHop, "bucket", key, found);
         let next_hop = next_hop?;
+        if next_hop.segments >> segment & 1 == 0 {
+            self.isolated(ip, &next_hop);
+            return None;
+        }
         self.made.next_hop = Some(next_hop);
         self.egress_selector(ip, source, &next_hop)?;
         self.made.egress_admits = true;
@@ -99,6 +103,28 @@ impl Explainer<'_> {
             self.paired(Stage::NextHop, source, remote, paired);
         }
         paired.owner().map(|_| ())
+    }
+
+    /// Which segments do not reach each other.
+    fn isolated(&mut self, ip: &Ip, next_hop: &NextHop) {
+        let sender = self.made.admitted_by.map(|slot| self.segment(slot)).unwrap_or_default();
+        let (config, receiver) = (self.view.inputs.config, self.segment(next_hop.connection));
+        let is_by_gateway =
+            !config.gateway.spoke_to_spoke && ![&sender, &receiver].contains(&&segments::VPC.to_owned());
+        let found = match is_by_gateway {
+            true => "spoke_to_spoke = false: sites reach only the VPC".to_owned(),
+            false => format!("{} and {} do not reach each other", side(&sender), side(&receiver)),
+        };
+        self.add(Stage::Route, "isolation", ip.destination.to_string(), found);
+    }
+
+    /// The segment of the connection of a slot.
+    fn segment(&self, slot: u32) -> String {
+        let connection = self.view.inputs.config.connections.get(&self.view.name(slot));
+        match slot {
+            VPC => segments::VPC.to_owned(),
+            _ => connection.map_or_else(|| segments::DEFAULT.to_owned(), |connection| connection.segment.clone()),
+        }
     }
 
     fn egress_interface(&self, next_hop: &NextHop) -> String {
@@ -193,4 +219,9 @@ impl Explainer<'_> {
         let object = Object::Connection { name, negotiated: false };
         self.with(Stage::Rewrite, "destination", ip.destination.to_string(), found, vec![object]);
     }
+}
+
+/// A segment in the words of a message.
+fn side(segment: &str) -> String {
+    if segment == segments::VPC { "the VPC".to_owned() } else { format!("segment {segment}") }
 }

@@ -6,7 +6,9 @@ mod egress;
 
 use std::net::IpAddr;
 
-use hub_common::maps::{Attachment, NO_REVERSE_PATH, NextHop, Remote, Rule, SHARED_SCOPE, VPC, link};
+use hub_common::maps::{
+    Attachment, NO_REVERSE_PATH, NextHop, Remote, Rule, SHARED_SCOPE, VPC, link, segment_of, slot_of,
+};
 use ipnet::IpNet;
 
 use super::{
@@ -112,9 +114,9 @@ impl Explainer<'_> {
         let attachment = self.parse(frame)?;
         let ip = frame.ip.as_ref()?;
         let source = self.translate(ip, &attachment);
-        self.selector(ip, source, &attachment)?;
-        let (_, target) = self.route(ip, &attachment)?;
-        self.next_hop(ip, source, &target)
+        let segment = self.selector(ip, source, &attachment)?;
+        let (_, target) = self.route(ip)?;
+        self.next_hop(ip, source, segment, &target)
     }
 
     fn add(&mut self, stage: Stage, what: &'static str, key: impl Into<String>, found: impl Into<String>) {
@@ -134,7 +136,7 @@ impl Explainer<'_> {
 
     /// Name of the connection of a slot.
     fn name(&mut self, slot: u32) -> String {
-        let slot = slot & !NO_REVERSE_PATH;
+        let slot = slot_of(slot);
         let name = self.view.name(slot);
         self.made.names.insert(slot, name.clone());
         self.made.likely.push(slot);
@@ -144,13 +146,14 @@ impl Explainer<'_> {
     fn connection(&mut self, slot: u32) -> Vec<Object> {
         let name = self.name(slot);
         let negotiated = self.view.inputs.negotiated.contains_key(&name);
-        match slot & !NO_REVERSE_PATH {
+        match slot_of(slot) {
             VPC => Vec::new(),
             _ => vec![Object::Connection { name, negotiated }],
         }
     }
 
-    fn selector(&mut self, ip: &Ip, source: IpAddr, attachment: &Attachment) -> Option<()> {
+    /// The segment of the connection whose selectors admit it.
+    fn selector(&mut self, ip: &Ip, source: IpAddr, attachment: &Attachment) -> Option<u32> {
         let back = self.view.route(source);
         let back_text = self.route_text(back.as_ref());
         let objects = self.routes(back.as_ref());
@@ -181,8 +184,8 @@ impl Explainer<'_> {
         if !self.reverse_path(source, back.as_ref(), owner) {
             return None;
         }
-        self.made.admitted_by = Some(owner & !NO_REVERSE_PATH);
-        Some(())
+        self.made.admitted_by = Some(slot_of(owner));
+        Some(segment_of(owner))
     }
 
     fn remote(&mut self, what: &'static str, address: IpAddr, scope: u32, found: Option<(IpNet, Remote)>) {
@@ -224,11 +227,11 @@ impl Explainer<'_> {
     fn reverse_path(&mut self, source: IpAddr, back: Option<&(IpNet, Target)>, owner: u32) -> bool {
         let name = self.name(owner);
         if owner & NO_REVERSE_PATH != 0 {
-            let found = if owner & !NO_REVERSE_PATH == VPC { "not checked for the VPC" } else { "off" };
+            let found = if slot_of(owner) == VPC { "not checked for the VPC" } else { "off" };
             self.add(Stage::Selector, "reverse path", source.to_string(), found);
             return true;
         }
-        let leads_back = self.view.leads_to(back.map(|(_, target)| target), owner);
+        let leads_back = self.view.leads_to(back.map(|(_, target)| target), slot_of(owner));
         let found = match leads_back {
             true => format!("the source's route leads back to {name}"),
             false => format!("the source's route does not lead back to {name}"),
@@ -260,17 +263,12 @@ impl Explainer<'_> {
         }
     }
 
-    fn route(&mut self, ip: &Ip, attachment: &Attachment) -> Option<(IpNet, Target)> {
+    fn route(&mut self, ip: &Ip) -> Option<(IpNet, Target)> {
         let found = self.view.route(ip.destination);
         let (text, objects) = (self.route_text(found.as_ref()), self.routes(found.as_ref()));
         self.with(Stage::Route, "destination's route", ip.destination.to_string(), text, objects);
         let found = found?;
         self.made.has_route = true;
-        if attachment.flags & Attachment::ISOLATED != 0 && !matches!(found.1, Target::Vpc { .. }) {
-            let text = "spoke_to_spoke = false: sites reach only the VPC";
-            self.add(Stage::Route, "isolation", ip.destination.to_string(), text);
-            return None;
-        }
         Some(found)
     }
 

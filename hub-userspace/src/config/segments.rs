@@ -1,0 +1,150 @@
+//! Segments: groups of connections, and what each group reaches.
+
+use hub_common::maps::SEGMENTS;
+
+use super::{
+    diagnostic::{DiagnosticReport, Problem, join, quoted},
+    draft::Draft,
+    model::Config,
+    read::Unread,
+    rules::KnownNames,
+    value,
+};
+
+/// The name of the VPC side in `reaches`.
+pub const VPC: &str = "vpc";
+/// The segment of connections that name none.
+pub const DEFAULT: &str = "default";
+
+/// Maximum number of segments that the configuration defines. Each may need two numbers of the kernel program while the
+/// configuration changes, and so may the default segment.
+const MAX_SEGMENTS: usize = (SEGMENTS / 2 - 2) as usize;
+
+/// A group of connections.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Segment {
+    /// [`VPC`], [`DEFAULT`] and names of segments.
+    pub reaches: Vec<String>,
+}
+
+impl Config {
+    /// Whether two segments reach each other; the VPC side is [`VPC`]. Symmetric, because replies go the other way.
+    ///
+    /// The VPC and the default segment admit each segment that lists them; other segments must list each other. So a
+    /// segment reaches itself only if it lists itself.
+    pub fn reaches(&self, one: &str, other: &str) -> bool {
+        let lists = |one: &str, other: &str| {
+            self.segments.get(one).is_some_and(|segment| segment.reaches.iter().any(|reached| reached == other))
+        };
+        match (one, other) {
+            (VPC, VPC) => true,
+            (VPC, site) | (site, VPC) => site == DEFAULT || lists(site, VPC),
+            _ if !self.gateway.spoke_to_spoke => false,
+            (DEFAULT, DEFAULT) => true,
+            (DEFAULT, named) | (named, DEFAULT) => lists(named, DEFAULT),
+            _ => lists(one, other) && lists(other, one),
+        }
+    }
+}
+
+/// Checks the name of a `[segment.NAME]`.
+pub(super) fn check_name(name: &str) -> value::Read<()> {
+    value::check_name(name)?;
+    let reserved = match name {
+        VPC => "the VPC side",
+        DEFAULT => "the segment of all connections without one; it reaches itself and the VPC",
+        _ => return Ok(()),
+    };
+    Err(Problem::new(format!("{} is {reserved}", quoted(name))).help("give this segment another name"))
+}
+
+/// Validates references to segments, and their number.
+pub(super) fn validate(draft: &Draft, unread: &Unread, report: &mut DiagnosticReport<'_>) {
+    let names = || draft.segments.iter().map(|segment| segment.name.value.as_str());
+    let mut known = KnownNames::new("segment", names().chain([DEFAULT]), unread);
+    for connection in &draft.connections {
+        known.check(connection.segment.as_ref(), || join(&connection.path(), "segment"), report);
+    }
+    let mut known = KnownNames::new("segment", names().chain([VPC, DEFAULT]), unread);
+    for segment in &draft.segments {
+        for reached in &segment.reaches.items {
+            known.check(Some(reached), || join(&segment.path(), "reaches"), report);
+        }
+    }
+    check_number(draft, report);
+    if unread.is_empty() {
+        warn_of_one_sided(draft, report);
+    }
+}
+
+fn check_number(draft: &Draft, report: &mut DiagnosticReport<'_>) {
+    let count = draft.segments.len();
+    for (index, segment) in draft.segments.iter().skip(MAX_SEGMENTS).enumerate() {
+        // The first of the files, and all of the store.
+        if index == 0 || report.origin(segment.name.at).is_none() {
+            let problem = Problem::new(format!("{count} segments, and the kernel program has room for {MAX_SEGMENTS}"));
+            let help = "remove segments from here on; connections that reach the same can share one";
+            report.too_many(segment.name.at, segment.path(), problem.help(help));
+        }
+    }
+}
+
+/// A segment that lists another one that does not list it.
+fn warn_of_one_sided(draft: &Draft, report: &mut DiagnosticReport<'_>) {
+    let by_name: std::collections::HashMap<&str, _> =
+        draft.segments.iter().map(|segment| (segment.name.value.as_str(), segment)).collect();
+    for segment in &draft.segments {
+        let name = &segment.name.value;
+        for reached in &segment.reaches.items {
+            let Some(other) = by_name.get(reached.value.as_str()).filter(|other| other.reaches.sound) else { continue };
+            if !other.reaches.items.iter().any(|back| back.value == *name) {
+                let problem = Problem::new(format!(
+                    "segment {} does not list {} ({}): they do not reach each other",
+                    quoted(&reached.value),
+                    quoted(name),
+                    report.place(reached.at, other.name.at)
+                ));
+                let help = format!("add {} to its reaches, or remove {} here", quoted(name), quoted(&reached.value));
+                report.warning(reached.at, join(&segment.path(), "reaches"), problem.help(help));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::parse;
+
+    fn config(spoke_to_spoke: bool) -> Config {
+        let text = format!(
+            "[gateway]\nname = \"hub\"\nspoke_to_spoke = {spoke_to_spoke}\n\
+             [segment.partners]\nreaches = [\"vpc\"]\n\
+             [segment.branches]\nreaches = [\"branches\", \"default\", \"factory\", \"partners\"]\n\
+             [segment.factory]\nreaches = [\"vpc\", \"branches\"]\n\
+             [segment.quarantine]\nreaches = []\n"
+        );
+        parse(&text).expect("valid").0
+    }
+
+    #[test]
+    fn segments_reach_what_both_sides_list() {
+        const ALL: [&str; 6] = [VPC, DEFAULT, "partners", "branches", "factory", "quarantine"];
+        let pairs = |config: &Config| {
+            let mut pairs = Vec::new();
+            for (index, one) in ALL.iter().enumerate() {
+                for other in &ALL[index..] {
+                    assert_eq!(config.reaches(one, other), config.reaches(other, one), "{one} {other}");
+                    if config.reaches(one, other) {
+                        pairs.push((*one, *other));
+                    }
+                }
+            }
+            pairs
+        };
+        let to_vpc = [(VPC, VPC), (VPC, DEFAULT), (VPC, "partners"), (VPC, "factory")];
+        let between = [(DEFAULT, DEFAULT), (DEFAULT, "branches"), ("branches", "branches"), ("branches", "factory")];
+        assert_eq!(pairs(&config(true)), [to_vpc, between].concat());
+        assert_eq!(pairs(&config(false)), to_vpc);
+    }
+}
