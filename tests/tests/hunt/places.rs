@@ -83,15 +83,16 @@ impl Place {
 
     /// Whether a packet may go from one to the other in hunts with segments.
     pub fn may_reach(self, other: Self) -> bool {
-        match (self, other) {
-            // Only the members of "right" reach their own segment.
-            (Alpha | Epsilon, Alpha | Epsilon) => false,
-            // "right" does not list the VPC.
-            (Beta, Vpc) | (Vpc, Beta) => false,
-            // The default segment admits those who list it: "left" does not.
-            (Alpha | Epsilon, Gamma | Delta) | (Gamma | Delta, Alpha | Epsilon) => false,
-            _ => true,
-        }
+        !matches!(
+            (self, other),
+            // Only the members of "right" reach their own segment; "right" does not list the VPC; the default segment
+            // admits those who list it, and "left" does not.
+            (Alpha | Epsilon, Alpha | Epsilon)
+                | (Beta, Vpc)
+                | (Vpc, Beta)
+                | (Alpha | Epsilon, Gamma | Delta)
+                | (Gamma | Delta, Alpha | Epsilon)
+        )
     }
 
     pub fn is_site(self) -> bool {
