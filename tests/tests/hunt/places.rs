@@ -83,16 +83,15 @@ impl Place {
 
     /// Whether a packet may go from one to the other in hunts with segments.
     pub fn may_reach(self, other: Self) -> bool {
-        !matches!(
-            (self, other),
-            // Only the members of "right" reach their own segment; "right" does not list the VPC; the default segment
-            // admits those who list it, and "left" does not.
-            (Alpha | Epsilon, Alpha | Epsilon)
-                | (Beta, Vpc)
-                | (Vpc, Beta)
-                | (Alpha | Epsilon, Gamma | Delta)
-                | (Gamma | Delta, Alpha | Epsilon)
-        )
+        match self {
+            // "left" lists neither itself nor the default segment.
+            Alpha | Epsilon => matches!(other, Beta | Vpc),
+            // "right" does not list the VPC.
+            Beta => other != Vpc,
+            Gamma | Delta => !matches!(other, Alpha | Epsilon),
+            Vpc => other != Beta,
+            Mgmt | Wan => true,
+        }
     }
 
     pub fn is_site(self) -> bool {
