@@ -8,6 +8,14 @@ use nix::{
     unistd::Pid,
 };
 
+/// Lets this thread, and those that it starts from now on, run on every core again.
+pub fn unpin() -> Result<()> {
+    let mut set = CpuSet::new();
+    // The kernel ignores those that are not there or not allowed.
+    (0..CpuSet::count()).try_for_each(|cpu| set.set(cpu)).context("all cores")?;
+    sched_setaffinity(Pid::from_raw(0), &set).context("allowing all cores")
+}
+
 /// Keeps this thread, and those that it starts from now on, on one core: the last that is allowed, if none is named.
 pub fn pin(cpu: Option<usize>) -> Result<()> {
     let this = Pid::from_raw(0);

@@ -79,6 +79,8 @@ enum Command {
     Tcp(tcp::Arguments),
     /// Measure a packet through two tunnels with the kernel's ESP: the hub, a bare redirect, the kernel's forwarding
     Ipsec(ipsec::Arguments),
+    /// Measure ESP of several tunnels from one receive queue, decrypted on one CPU and on all
+    Spread(ipsec::spread::Arguments),
     /// Find throughput (RFC 2544) and latency with the kernel's packet generator, of a gateway or of worlds made for it
     Pktgen(pktgen::Arguments),
     /// Load kernel programs and show their size after verifier and JIT, and the memory of their maps
@@ -102,6 +104,7 @@ fn main() -> ExitCode {
         Command::Scale(arguments) => in_a_lab(|| scale::run(&arguments)),
         Command::Tcp(arguments) => in_a_lab(|| tcp::run(&arguments)),
         Command::Ipsec(arguments) => in_a_lab(|| ipsec::run(&arguments)),
+        Command::Spread(arguments) => in_a_lab(|| ipsec::spread::run(&arguments)),
         Command::Pktgen(arguments) => in_a_lab(|| pktgen::run(&arguments)),
         Command::Verify(arguments) => verify::run(&arguments),
         Command::Pass(arguments) => attach::pass(&arguments),

@@ -9,6 +9,7 @@ use aya::{
     programs::{ProgramError, Xdp, XdpMode, xdp::XdpLinkId},
     sys::SyscallError,
 };
+use hub_tests::lab::Namespace;
 
 use crate::{
     netdev::Netdev,
@@ -89,15 +90,13 @@ impl Programs {
         netdev.namespace.enter(&mut set)?.context("setting the port")
     }
 
-    /// Sets the devices over which `fan` spreads its flows: in one namespace, 64 at most.
-    pub fn set_fan(&mut self, netdevs: &[Netdev]) -> Result<()> {
-        let (Some(first), true) = (netdevs.first(), netdevs.len() <= FAN as usize) else {
-            bail!("{} devices: 1 to {FAN} are possible", netdevs.len());
-        };
+    /// Sets the devices of a namespace over which `fan` spreads its flows: [`FAN`] at most.
+    pub fn set_fan(&mut self, namespace: &Namespace, indices: &[u32]) -> Result<()> {
+        ensure!((1..=FAN as usize).contains(&indices.len()), "{} devices: 1 to {FAN} are possible", indices.len());
         let map = self.0.map_mut("FAN").context("no map FAN")?;
         let mut fan: DevMap<_> = map.try_into()?;
-        let set = || (0..FAN).zip(netdevs.iter().cycle()).try_for_each(|(slot, to)| fan.set(slot, to.index, None, 0));
-        first.namespace.enter(set)?.context("setting the ways out")
+        let set = || (0..FAN).zip(indices.iter().cycle()).try_for_each(|(slot, to)| fan.set(slot, *to, None, 0));
+        namespace.enter(set)?.context("setting the ways out")
     }
 
     pub fn set(&mut self, settings: &Settings) -> Result<()> {

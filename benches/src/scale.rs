@@ -20,7 +20,6 @@ use crate::{
     forward::{cases::Program, routes::Family},
     programs::Programs,
     report::Report,
-    shape::FAN,
     testbed,
 };
 
@@ -35,8 +34,12 @@ pub struct Arguments {
     family: Vec<Family>,
     /// Next hops that are compared
     #[arg(long, value_delimiter = ',', value_name = "FEW,MANY", default_values = ["2", "64"],
-        value_parser = clap::value_parser!(u32).range(1..=i64::from(FAN)))]
+        value_parser = clap::value_parser!(u32).range(1..=i64::from(subjects::MOST_NEXT_HOPS)))]
     next_hops: Vec<u32>,
+    /// Interfaces that are compared, with a connection, a next hop and a route each
+    #[arg(long, value_delimiter = ',', value_name = "FEW,MANY", default_values = ["64", "3999"],
+        value_parser = clap::value_parser!(u32).range(2..MOST_CONNECTIONS))]
+    interfaces: Vec<u32>,
     /// Connections that are compared, with the one that the frames come by
     #[arg(long, value_delimiter = ',', value_name = "FEW,MANY", default_values = ["10", "4000"],
         value_parser = clap::value_parser!(u32).range(2..=MOST_CONNECTIONS))]
@@ -119,9 +122,10 @@ struct Case<'a> {
 
 impl Case<'_> {
     fn variants(&self) -> Result<(Vec<Variant>, u32)> {
-        let Arguments { next_hops, connections, selectors, .. } = self.arguments;
+        let Arguments { next_hops, interfaces, connections, selectors, .. } = self.arguments;
         let counts = match self.subject {
             Subject::NextHops => next_hops,
+            Subject::Interfaces => interfaces,
             Subject::Connections => connections,
             Subject::Selectors => selectors,
             Subject::Mode => return Ok((named(&["native", "generic"]), 0)),

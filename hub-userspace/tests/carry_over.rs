@@ -9,7 +9,7 @@ use aya_obj::generated::bpf_map_type::{self, BPF_MAP_TYPE_ARRAY, BPF_MAP_TYPE_PE
 use hub_common::Reason;
 use hub_userspace::{
     config::model,
-    datapath::{Counters, Dataplane, Instance},
+    datapath::{Claim, Counters, Dataplane, Instance},
 };
 use nix::sched::{CloneFlags, unshare};
 
@@ -51,7 +51,9 @@ fn counters_of_other_version_carry_over_by_name() {
     unshare(CloneFlags::CLONE_NEWNET).unwrap();
     let instance: Instance = format!("test-carry-over-{}", std::process::id()).parse().unwrap();
     // This mounts bpffs, too.
-    let (dataplane, _) = Dataplane::start(&model::DataplaneSettings::default(), &instance).unwrap();
+    let settings = model::DataplaneSettings::default();
+    let start = || Dataplane::start(&settings, Claim::new(&instance).unwrap()).unwrap();
+    let dataplane = start();
     let directory = Directory(PathBuf::from("/sys/fs/bpf/vpnhub").join(instance.as_str()));
     drop(dataplane);
     let old = directory.0.join("counters");
@@ -84,7 +86,6 @@ fn counters_of_other_version_carry_over_by_name() {
     traffic.set(9, values([10, 100, 0, 0, 999]), 0).unwrap();
     refusals.set(9, values([2, 77]), 0).unwrap();
 
-    let settings = model::DataplaneSettings::default();
     let expected = |more: u64| {
         let mut counters =
             Counters { rx_packets: 1000 + 10 * cpus + more, rx_bytes: 2000 + 100 * cpus, ..Counters::default() };
@@ -93,21 +94,23 @@ fn counters_of_other_version_carry_over_by_name() {
     };
     // The first is killed before it replaces the old programs.
     for _ in 0..2 {
-        let (dataplane, inherited) = Dataplane::start(&settings, &instance).unwrap();
+        let claim = Claim::new(&instance).unwrap();
+        let inherited = claim.inherited().clone();
+        let dataplane = Dataplane::start(&settings, claim).unwrap();
         let (slot, memory) = &inherited.connections["shanghai"];
         let memory = memory.unwrap();
         assert_eq!((*slot, memory.failed, memory.changes, memory.since.as_secs()), (9, true, 7, 5));
         assert_eq!(dataplane.counters(9).unwrap(), expected(0));
         assert!(directory.0.join("counters-old").exists());
     }
-    let (mut dataplane, _) = Dataplane::start(&settings, &instance).unwrap();
+    let mut dataplane = start();
     // Counts of the old programs until their replacement are included.
     traffic.set(9, values([11, 100, 0, 0, 999]), 0).unwrap();
     dataplane.keep(&BTreeSet::new()).unwrap();
     assert_eq!(dataplane.counters(9).unwrap(), expected(cpus));
     assert!(!directory.0.join("counters-old").exists());
     drop(dataplane);
-    let (mut dataplane, _) = Dataplane::start(&settings, &instance).unwrap();
+    let mut dataplane = start();
     dataplane.keep(&BTreeSet::new()).unwrap();
     assert_eq!(dataplane.counters(9).unwrap(), expected(cpus), "and only once");
 }

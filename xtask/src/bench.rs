@@ -17,8 +17,8 @@ use crate::{
 /// Measures forwarding, stage by stage too, how it scales, failover, changes and restarts under load, or updates of what was
 /// just built.
 ///
-/// All of it is in network namespaces of this host, which are removed at the end, also on Ctrl-C; only ipsec boots a
-/// virtual machine. Needs root, otherwise uses sudo after the build. benches/README.md describes the method and how to
+/// All of it is in network namespaces of this host, which are removed at the end, also on Ctrl-C; ipsec and spread boot
+/// a virtual machine. Needs root, otherwise uses sudo after the build. benches/README.md describes the method and how to
 /// read the results.
 ///
 /// Exits with 0 when there is a result, whether targets are reached or not.
@@ -52,6 +52,8 @@ enum Name {
     Pktgen,
     /// Instructions of a packet through the kernel's ESP, in a virtual machine with Debian's kernel
     Ipsec,
+    /// ESP of several tunnels from one receive queue on two CPUs, in a virtual machine with Debian's kernel
+    Spread,
     /// How long traffic is lost when a tunnel with a standby fails
     Failover,
     /// Whether many changes under load lose a frame
@@ -81,6 +83,10 @@ pub fn run(args: &Args) -> Result<ExitCode> {
             return vm::bench("ipsec", &args.args);
         }
         Name::Ipsec => "ipsec",
+        Name::Spread if !args.args.iter().any(|arg| arg == "--help" || arg == "-h") => {
+            return vm::bench_on_two_cpus("spread", &args.args);
+        }
+        Name::Spread => "spread",
         Name::Failover => "failover",
         Name::Change => "change",
         Name::Outlive => "outlive",

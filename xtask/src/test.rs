@@ -3,8 +3,10 @@
 use std::{
     env,
     ffi::OsString,
+    num::NonZero,
     path::PathBuf,
     process::{ExitCode, Stdio},
+    thread,
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -14,6 +16,9 @@ use crate::{
     build, process,
     setup::{self, host},
 };
+
+/// The variable that limits the tests that run at once.
+const THREADS: &str = "RUST_TEST_THREADS";
 
 /// Runs the tests, in namespaces of their own: nothing on this host is changed.
 ///
@@ -53,6 +58,11 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     }
     let mut cargo = process::cargo();
     cargo.args(["test", "--release"]).args(scope(&args.args));
+    if env::var_os(THREADS).is_none() {
+        // Most tests wait: for namespaces to be removed, for timers, for strongSwan.
+        let processors = thread::available_parallelism().map_or(1, NonZero::get);
+        cargo.env(THREADS, (2 * processors).to_string());
+    }
     // clap takes a `--` in first place for its own.
     cargo.args(env::args_os().nth(2).filter(|first| first == "--"));
     if args.args.first().is_some_and(|first| suites().iter().any(|suite| *first == **suite)) {

@@ -10,7 +10,7 @@ use aya_ebpf::{
 };
 
 use crate::{
-    recording::{CAPACITY, HEAD_WORDS, Recording},
+    recording::{CAPACITY, HEAD_WORDS, IN_TURN, Recording, Turn},
     shape::Counts,
 };
 
@@ -29,7 +29,29 @@ static DECRYPTED_COUNTS: PerCpuArray<Counts> = PerCpuArray::with_max_entries(1, 
 /// come back, so all of the frame is written every time.
 #[xdp]
 pub fn replay(context: XdpContext) -> u32 {
-    let Some(recording) = RECORDING.get(0) else { return xdp_action::XDP_ABORTED };
+    RECORDING.get(0).map_or(xdp_action::XDP_ABORTED, |recording| send(&context, recording))
+}
+
+/// The frames to send in turn.
+#[map]
+static RECORDINGS: Array<Recording> = Array::with_max_entries(IN_TURN, 0);
+
+#[map]
+static TURN: PerCpuArray<Turn> = PerCpuArray::with_max_entries(1, 0);
+
+/// The same, with each frame in turn.
+#[xdp]
+pub fn replay_in_turn(context: XdpContext) -> u32 {
+    let Some(turn) = TURN.get_ptr_mut(0) else { return xdp_action::XDP_ABORTED };
+    // SAFETY: the element is this CPU's own, and a test run has the CPU for itself.
+    let turn = unsafe { &mut *turn };
+    let number = turn.next;
+    turn.next = if number + 1 < turn.count { number + 1 } else { 0 };
+    RECORDINGS.get(number).map_or(xdp_action::XDP_ABORTED, |recording| send(&context, recording))
+}
+
+#[inline(always)]
+fn send(context: &XdpContext, recording: &Recording) -> u32 {
     // 1 to `CAPACITY`, which the verifier must see.
     let length = (recording.length.wrapping_sub(1) & (CAPACITY as u32 - 1)) + 1;
     // SAFETY: the program's own context, and a map's value that is as long.

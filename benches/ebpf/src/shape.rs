@@ -31,7 +31,7 @@ pub const DEVICE_OUT: u32 = 0;
 pub const DEVICE_IN: u32 = 1;
 
 /// Devices that flows can be spread over. A power of two.
-pub const FAN: u32 = 64;
+pub const FAN: u32 = 4096;
 
 const SPREAD_DESTINATIONS: u32 = 0x9e37_79b1;
 const SPREAD_FLOWS: u32 = 0x85eb_ca6b;

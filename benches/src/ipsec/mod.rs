@@ -6,6 +6,7 @@ mod lab;
 mod program_time;
 mod replay;
 mod results;
+pub mod spread;
 mod tunnels;
 
 use std::{

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use aya::{
     maps::{Array, PerCpuArray},
     programs::{SchedClassifier, TcAttachType, tc},
@@ -16,16 +16,23 @@ use crate::{
     dispatcher::Idle,
     netdev::Netdev,
     programs::{self, Programs},
-    recording::{CAPACITY, HEAD_WORDS, Recording},
+    recording::{CAPACITY, HEAD_WORDS, Recording, Turn},
     shape::Counts,
     stats::float,
 };
 
+pub use crate::recording::IN_TURN;
+
 // SAFETY: an integer and bytes without padding: the size is asserted beside the type.
 unsafe impl aya::Pod for Recording {}
+// SAFETY: two integers.
+unsafe impl aya::Pod for Turn {}
 
 /// Frames under way at a time.
 const BATCH: u32 = 64;
+/// Frames under way, at most, where several CPUs receive them: a veth's ring has room for 256 (`VETH_RING_SIZE`,
+/// drivers/net/veth.c), a CPU's queue for 1,000.
+const WINDOW: u32 = 192;
 /// Attempts at a measurement.
 const RUNS: u32 = 3;
 /// After this time without another arrival, no more are expected.
@@ -45,8 +52,17 @@ pub struct Replay {
 
 impl Replay {
     pub fn load() -> Result<Self> {
+        Self::load_program("replay")
+    }
+
+    /// For [`Self::run_in_turn`].
+    pub fn load_in_turn() -> Result<Self> {
+        Self::load_program("replay_in_turn")
+    }
+
+    fn load_program(program: &str) -> Result<Self> {
         let mut programs = Programs::load()?;
-        let idle = Idle::attach_program(&mut programs, "replay")?;
+        let idle = Idle::attach_program(&mut programs, program)?;
         Ok(Self { programs, _idle: idle })
     }
 
@@ -106,6 +122,55 @@ impl Replay {
         bail!("{RUNS} runs one after the other lost packets")
     }
 
+    /// As [`Self::run`], with each frame in turn, and no more frames under way than a CPU's queue has room for. All
+    /// have the same sender and the same packet inside.
+    pub fn run_in_turn(&mut self, flights: &[Flight], packets: u32) -> Result<f64> {
+        let first = flights.first().context("no frames")?;
+        for (number, flight) in (0..).zip(flights) {
+            let recording = recording(&flight.frame)?;
+            let map = self.programs.object().map_mut("RECORDINGS").context("no map RECORDINGS")?;
+            Array::<_, Recording>::try_from(map)?.set(number, recording, 0).context("writing RECORDINGS")?;
+        }
+        let turn = Turn { next: 0, count: flights.len().try_into()? };
+        let map = self.programs.object().map_mut("TURN").context("no map TURN")?;
+        let cpus = aya::util::nr_cpus().map_err(|(what, error)| anyhow!("{what}: {error}"))?;
+        PerCpuArray::<_, Turn>::try_from(map)?.set(0, vec![turn; cpus].try_into()?, 0).context("writing TURN")?;
+        self.set_expected(head(&first.arrives)?)?;
+        for _ in 0..RUNS {
+            let before = self.counts()?;
+            let took = first.from.namespace.enter(|| self.send_windows(first, before, packets))??;
+            let Counts { good, garbled } = self.counts()?.since(before);
+            if good == u64::from(packets) {
+                return Ok(float(took.as_nanos().try_into()?) / f64::from(packets));
+            }
+            eprintln!("  void: of {packets} packets {good} arrived as expected, and {garbled} others");
+        }
+        bail!("{RUNS} runs one after the other lost packets")
+    }
+
+    /// Time until all have arrived, or no more do.
+    fn send_windows(&mut self, first: &Flight, before: Counts, packets: u32) -> Result<Duration> {
+        let begin = Instant::now();
+        let mut sent = 0;
+        while sent < packets {
+            let now = (packets - sent).min(WINDOW / 2);
+            let replay = programs::loaded(self.programs.object(), "replay_in_turn")?;
+            programs::send(replay, &first.frame, first.from.index, now, BATCH)
+                .with_context(|| format!("sending frames by {}", first.from.device))?;
+            sent += now;
+            self.drain(before, sent.saturating_sub(WINDOW / 2))?;
+        }
+        self.drain(before, packets)?;
+        Ok(begin.elapsed())
+    }
+
+    /// Packets that have arrived as expected since the program was loaded, on each CPU.
+    pub fn arrived_by_cpu(&mut self) -> Result<Vec<u64>> {
+        let map = self.programs.object().map("DECRYPTED_COUNTS").context("no map DECRYPTED_COUNTS")?;
+        let values = PerCpuArray::<_, Counts>::try_from(map)?.get(&0, 0).context("reading DECRYPTED_COUNTS")?;
+        Ok(values.iter().map(|counts| counts.good).collect())
+    }
+
     /// Time until all have arrived, or no more do; and what arrived.
     fn try_run(&mut self, flight: &Flight, packets: u32) -> Result<(Duration, Counts)> {
         let before = self.counts()?;
@@ -126,10 +191,7 @@ impl Replay {
     }
 
     fn expect(&mut self, flight: &Flight) -> Result<()> {
-        let length = flight.frame.len();
-        ensure!(length <= CAPACITY, "a frame of {length} bytes: {CAPACITY} at most");
-        let mut recording = Recording { length: u32::try_from(length)?, bytes: [0; CAPACITY] };
-        recording.bytes[..length].copy_from_slice(&flight.frame);
+        let recording = recording(&flight.frame)?;
         let map = self.programs.object().map_mut("RECORDING").context("no map RECORDING")?;
         Array::<_, Recording>::try_from(map)?.set(0, recording, 0).context("writing RECORDING")?;
         self.set_expected(head(&flight.arrives)?)
@@ -162,6 +224,14 @@ impl Replay {
         let sum = |field: fn(&Counts) -> u64| values.iter().map(field).sum();
         Ok(Counts { good: sum(|counts| counts.good), garbled: sum(|counts| counts.garbled) })
     }
+}
+
+fn recording(frame: &[u8]) -> Result<Recording> {
+    let length = frame.len();
+    ensure!(length <= CAPACITY, "a frame of {length} bytes: {CAPACITY} at most");
+    let mut recording = Recording { length: u32::try_from(length)?, bytes: [0; CAPACITY] };
+    recording.bytes[..length].copy_from_slice(frame);
+    Ok(recording)
 }
 
 /// The first bytes of a packet, as the sink reads them.

@@ -3,9 +3,9 @@
 use std::{path::Path, thread};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use hub_tests::lab::{End, HUB, Link, Site};
+use hub_tests::lab::HUB;
 
-use super::subjects::{Plan, way};
+use super::subjects::{Plan, device, ends};
 use crate::{
     forward::{
         hub::{Hub, MTU},
@@ -18,22 +18,33 @@ use crate::{
     testbed::{B, Running},
 };
 
-/// Makes a world whose site `b` has this many links, with a sink on each. Returns the hub's devices.
-fn make(programs: &mut Programs, devices: u8) -> Result<(Hub, Vec<Netdev>)> {
-    let mut hub = Hub::make(false)?;
+/// Makes a world whose site `b` has this many links, with a sink on each. Returns the indices of the hub's devices.
+fn make(programs: &mut Programs, devices: u32) -> Result<(Hub, Vec<u32>)> {
+    let hub = Hub::make(false)?;
     programs.attach("sink", &hub.sink)?;
-    let mut ways = vec![Netdev::find(hub.world[HUB].name(), &B.hub_device(0))?];
+    let (here, there) = (&hub.world[HUB], &hub.world[&B.place]);
+    // Thousands of links: as few processes as possible. The sinks compare with one Ethernet address.
+    let create = |number| {
+        let name = device(number);
+        let to = hub.macs.to;
+        format!("link add {name} mtu {MTU} type veth peer name {name} address {to} mtu {MTU} netns {}\n", there.name())
+    };
+    here.batch(&(1..devices).map(create).collect::<String>())?;
+    let settings = |number| {
+        let (name, [own, peer]) = (device(number), ends(number));
+        format!(
+            "addr add {own}/31 dev {name}\nlink set dev {name} up\n\
+             neigh replace {peer} lladdr {} dev {name} nud permanent\n",
+            hub.macs.to
+        )
+    };
+    let up = |number| format!("link set dev {} up\n", device(number));
+    there.batch(&(1..devices).map(up).collect::<String>())?;
+    here.batch(&(1..devices).map(settings).collect::<String>())?;
+    let mut ways = vec![here.ifindex(&device(0))?];
     for number in 1..devices {
-        let (way, device) = (way(number), Site::device(number));
-        let here = End::new(HUB, &way.hub_device).address(format_args!("{}/30", way.hub4(0)));
-        // The sinks compare with one Ethernet address.
-        let there = End::new(&B.place, &device)
-            .mac(hub.macs.to)
-            .address(format_args!("{}/30", way.peer4(0)))
-            .receives_redirects();
-        hub.world.add_link(Link::new(here, there).mtu(MTU))?;
-        programs.attach("sink", &Netdev::find(hub.world[&B.place].name(), &device)?)?;
-        ways.push(Netdev::find(hub.world[HUB].name(), &way.hub_device)?);
+        programs.attach("sink", &Netdev::find(there.name(), &device(number))?)?;
+        ways.push(here.ifindex(&device(number))?);
     }
     Ok((hub, ways))
 }
@@ -41,21 +52,22 @@ fn make(programs: &mut Programs, devices: u8) -> Result<(Hub, Vec<Netdev>)> {
 /// A redirect that looks nothing up.
 pub struct Floor {
     hub: Hub,
-    ways: Vec<Netdev>,
+    ways: Vec<u32>,
 }
 
 impl Floor {
-    pub fn make(programs: &mut Programs, devices: u8) -> Result<Self> {
+    pub fn make(programs: &mut Programs, devices: u32) -> Result<Self> {
         let (hub, ways) = make(programs, devices)?;
         Ok(Self { hub, ways })
     }
 
     pub fn run(&self, programs: &mut Programs, traffic: &Traffic, frames: u64, cpu: Option<usize>) -> Result<Report> {
-        let program = if let [way] = &self.ways[..] {
-            programs.set_port(way)?;
+        let hub = &self.hub.world[HUB];
+        let program = if self.ways.len() == 1 {
+            programs.set_port(&Netdev::find(hub.name(), &device(0))?)?;
             "bare"
         } else {
-            programs.set_fan(&self.ways)?;
+            programs.set_fan(hub, &self.ways)?;
             "fan"
         };
         let link = programs.attach(program, &self.hub.ingress)?;

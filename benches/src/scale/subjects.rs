@@ -21,6 +21,9 @@ use crate::{
 pub enum Subject {
     /// Members of one destination's group, each with an interface of its own; against a redirect to as many interfaces
     NextHops,
+    /// Connections, all of which carry traffic, each with an interface, a next hop and a route; against a redirect to as
+    /// many interfaces
+    Interfaces,
     /// Connections, all of which carry traffic, on one interface; the one that the frames come by has another
     Connections,
     /// Selector pairs of each of the two connections that the frames come and go by
@@ -37,6 +40,7 @@ impl Subject {
     pub fn name(self) -> &'static str {
         match self {
             Self::NextHops => "next_hops",
+            Self::Interfaces => "interfaces",
             Self::Connections => "connections",
             Self::Selectors => "selectors",
             Self::Mode => "mode",
@@ -82,7 +86,7 @@ impl fmt::Display for Variant {
 /// A hub to measure, and its traffic.
 pub struct Plan {
     /// Interfaces towards `b`.
-    pub devices: u8,
+    pub devices: u32,
     pub arguments: Vec<&'static str>,
     pub config: String,
     /// As many as there are.
@@ -97,6 +101,8 @@ pub struct Plan {
 
 /// Flows of the frames that share out among the members of a group: 64 for each, where there are most.
 const MANY_FLOWS: u32 = 4096;
+/// Members of a group: each has an interface of its own.
+pub const MOST_NEXT_HOPS: u32 = 64;
 const FLOWS: u32 = 64;
 const FEW_FLOWS: u32 = 8;
 /// Where how the program is attached is all that matters.
@@ -105,7 +111,8 @@ const FEW_ROUTES: u32 = 10;
 /// The hub with this many of it; `most` is the greater number of the two, which both have routes and destinations for.
 pub fn plan(subject: Subject, variant: Variant, most: u32, family: Family) -> Plan {
     match (subject, variant) {
-        (Subject::NextHops, Variant::Count(count)) => next_hops(family, u8::try_from(count).unwrap_or(u8::MAX)),
+        (Subject::NextHops, Variant::Count(count)) => next_hops(family, count),
+        (Subject::Interfaces, Variant::Count(count)) => interfaces(family, count, most),
         (Subject::Connections, Variant::Count(count)) => connections(family, count - 1, most - 1),
         (_, Variant::Count(count)) => selectors(family, count, most),
         (Subject::Mss, Variant::Named("off")) => few_routes(family, vec![], |config| {
@@ -190,21 +197,27 @@ pub fn traffic(plan: &Plan, family: Family, bytes: u32, untouched: bool) -> Traf
     }
 }
 
-/// Interface `number` of the hub towards `b`, and its neighbour there; number 0 is what the site has anyway.
-pub fn way(number: u8) -> Site {
-    if number == 0 { B } else { Site { hub_device: format!("way{number}").into(), number: 100 + number, ..B } }
+/// Interface `number` of the hub towards `b`; number 0 is what the site has anyway.
+pub fn device(number: u32) -> String {
+    if number == 0 { B.hub_device(0) } else { format!("way{number}") }
+}
+
+/// Addresses of the hub and of its neighbour on interface `number`, from 1 on: a /31 of 100.64.0.0/10 (RFC 6598).
+pub fn ends(number: u32) -> [Ipv4Addr; 2] {
+    let first = Ipv4Addr::new(100, 64, 0, 0).to_bits() + 2 * number;
+    [first, first + 1].map(Ipv4Addr::from_bits)
 }
 
 /// One route to one network by `count` members, that many connections to one site. Each has an interface: on a shared
 /// one the source address alone tells connections apart, and these have the same network behind them.
-fn next_hops(family: Family, count: u8) -> Plan {
+fn next_hops(family: Family, count: u32) -> Plan {
     let destination = routes::network(family, FIRST, 24);
     let mut config = sender(family);
     for number in 0..count {
-        config.connections.push(connection(&way(number), u32::from(number), &[destination]));
-        config.routes.push(route(destination, u32::from(number)));
+        config.connections.push(on_way(number, &[destination]));
+        config.routes.push(route(destination, number));
     }
-    let used = names(u32::from(count));
+    let used = names(count);
     Plan {
         devices: count,
         arguments: vec![],
@@ -213,6 +226,28 @@ fn next_hops(family: Family, count: u8) -> Plan {
         destinations: 1,
         flows: MANY_FLOWS,
         used,
+        translated: None,
+    }
+}
+
+/// `most` routes to as many networks, in turn by `count` connections, each with an interface.
+fn interfaces(family: Family, count: u32, most: u32) -> Plan {
+    let mut config = sender(family);
+    let network = |slot: u32| routes::network(family, FIRST + slot * SLOT, 24);
+    for number in 0..count {
+        let slots = (number..most).step_by(count as usize);
+        config.connections.push(on_way(number, &slots.clone().map(network).collect::<Vec<_>>()));
+        config.routes.extend(slots.map(|slot| route(network(slot), number)));
+    }
+    Plan {
+        devices: count,
+        arguments: vec![],
+        config: text(&config),
+        routes: most,
+        destinations: most,
+        // The floor chooses an interface by the source port.
+        flows: MANY_FLOWS,
+        used: names(count),
         translated: None,
     }
 }
@@ -280,6 +315,15 @@ fn connection(to: &Site, number: u32, remote: &[IpNet]) -> ConnectionConfig {
     }
 }
 
+/// Connection `number` on the interface of the same number.
+fn on_way(number: u32, remote: &[IpNet]) -> ConnectionConfig {
+    let peer = match number {
+        0 => B.peer4(0),
+        _ => ends(number)[1],
+    };
+    ConnectionConfig { interface: device(number), peer: Some(peer.into()), ..connection(&B, number, remote) }
+}
+
 fn route(destination: IpNet, number: u32) -> RouteConfig {
     RouteConfig { destination: destination.to_string(), next_hop: name(number), weight: 100, publish: false }
 }
@@ -343,9 +387,12 @@ mod tests {
     #[test]
     fn variants_differ_only_in_varied_dimension() {
         for family in [Family::V4, Family::V6] {
-            for (subject, few, many) in
-                [(Subject::NextHops, 2, 64), (Subject::Connections, 10, 4000), (Subject::Selectors, 1, 10_000)]
-            {
+            for (subject, few, many) in [
+                (Subject::NextHops, 2, 64),
+                (Subject::Interfaces, 64, 3999),
+                (Subject::Connections, 10, 4000),
+                (Subject::Selectors, 1, 10_000),
+            ] {
                 let plans = [few, many].map(|count| plan(subject, Variant::Count(count), many, family));
                 let same = |plan: &Plan| (plan.routes, plan.destinations, plan.flows);
                 assert_eq!(same(&plans[0]), same(&plans[1]), "{subject:?}");

@@ -26,6 +26,8 @@ pub struct Removed {
     pub policies: usize,
     /// Number of programs attached to interfaces.
     pub programs: usize,
+    /// The nftables table.
+    pub table: bool,
     /// Number of receive queues whose `rps_cpus` was put back.
     pub receive_queues: usize,
 }
@@ -49,12 +51,13 @@ pub async fn remove(instance: &Instance, progress: impl FnMut(usize, usize)) -> 
     }
     let policies = translated::remove_all().context("cannot remove the IPsec policies of an agent")?;
     let programs = Removal::begin(instance)?.map_or(Ok(0), |datapath| datapath.finish(progress))?;
+    let table = guard.is_there().await?;
     guard.remove().await?;
     take_out_of_group(&BTreeSet::new()).await?;
     let interfaces = remove_interfaces().await.context("cannot remove the interfaces of an agent")?;
     let (memory, name) = lock.companion(SPREAD_MEMORY).context("cannot open the lock's directory again")?;
     let receive_queues = Spreader::start(memory, name).put_all_back()?;
-    Ok(Removed { interfaces, routes: report.deleted, policies, programs, receive_queues })
+    Ok(Removed { interfaces, routes: report.deleted, policies, programs, table, receive_queues })
 }
 
 impl fmt::Display for Removed {
@@ -71,6 +74,9 @@ impl fmt::Display for Removed {
         }
         if self.programs > 0 {
             parts.push(format!("{} programs on interfaces", self.programs));
+        }
+        if self.table {
+            parts.push("the nftables table".to_owned());
         }
         if self.receive_queues > 0 {
             parts.push(format!("rps_cpus of {} receive queues", self.receive_queues));

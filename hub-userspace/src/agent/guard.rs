@@ -129,9 +129,14 @@ pub async fn protect(config: &Config) -> Result<bool> {
     if guard.is_there().await? {
         return Ok(false);
     }
-    let slots = IdAllocator::new("connections", 0..0);
-    guard.apply(&ruleset(config, &all_allowed(config, &HostState::default(), &Negotiated::new()), &slots)).await?;
+    guard.apply(&closed(config)).await?;
     Ok(true)
+}
+
+/// The table while no program runs: it passes nothing from and to the sites.
+pub fn closed(config: &Config) -> Ruleset {
+    let slots = IdAllocator::new("connections", 0..0);
+    ruleset(config, &all_allowed(config, &HostState::default(), &Negotiated::new()), &slots)
 }
 
 fn all_allowed(config: &Config, host: &HostState, negotiated: &Negotiated) -> Allowed {

@@ -4,15 +4,13 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     future::{Future, ready},
     net::{IpAddr, SocketAddr},
-    path::Path,
     sync::Arc,
-    time::Duration,
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use tokio::{
     sync::{broadcast, mpsc, watch},
-    time::{Instant, sleep_until, timeout},
+    time::{Instant, sleep_until},
 };
 use tracing::{error, info, warn};
 
@@ -21,10 +19,10 @@ use super::{
     effect::Settled,
     event::Event,
     host::{self, Host},
-    lock::{InstanceLock, SPREAD_MEMORY, old_agent_runs},
+    lock::InstanceLock,
     metrics::MetricsSnapshot,
     packet_names::PacketNames,
-    record::{Recorder, Recording, format::RecordingHeader},
+    record::Recorder,
     request::Request,
     snapshot::Snapshot,
     watchdog::Watchdog,
@@ -32,194 +30,44 @@ use super::{
 };
 use crate::{
     api_types::event::ConnectionEvent,
-    config::{
-        Config,
-        model::{Learn, OnStop, SelectorSource},
-    },
-    connection::memory::Clock,
-    datapath::{AttachMode, Dataplane, Instance, LiveTables},
-    health::{self, Prober},
-    ipsec::{
-        links::first_links,
-        vici::driver::Driver,
-        xfrm::{
-            self,
-            translated::{self, TranslatedPolicies},
-        },
-    },
-    kernel::{
-        guard::GuardTable,
-        netlink::{
-            Changes, HostFollower, HostState, Interfaces, Reconciler, RouteFollower, TableChanges, take_out_of_group,
-        },
-        spread::Spreader,
-        sysctl::Sysctls,
-    },
-    observe::packets::{self, PacketListeners},
+    config::{Config, model::OnStop},
+    datapath::{Dataplane, LiveTables},
+    health,
+    ipsec::{vici::driver::Driver, xfrm::translated},
+    kernel::netlink::{Changes, HostFollower, HostState, take_out_of_group},
+    observe::packets::PacketListeners,
 };
 
-/// Events that a listener may lag behind.
-const EVENTS: usize = 1024;
-/// Longest wait at the start for the SAs while an earlier agent's datapath runs.
-const HEAR_WITHIN: Duration = Duration::from_secs(3);
+/// What an agent leaves in place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Remains {
+    /// Programs, tables, routes and neighbours, for the next agent.
+    Datapath,
+    /// The nftables table, which blocks the sites.
+    Table,
+    Nothing,
+}
 
 pub struct Agent {
-    world: World,
-    edge: Edge<Dataplane, Host, Driver>,
+    pub(super) world: World,
+    pub(super) edge: Edge<Dataplane, Host, Driver>,
     /// The follower's current view.
-    host: HostState,
-    follower: HostFollower,
+    pub(super) host: HostState,
+    pub(super) follower: HostFollower,
     /// Time of the next attempt after following the host has failed.
-    follow_after: Instant,
-    neighbour_misses: mpsc::Receiver<(u32, IpAddr)>,
-    verdicts: mpsc::UnboundedReceiver<health::VerdictChange>,
-    settled: mpsc::UnboundedReceiver<Settled>,
-    recorder: Option<Recorder>,
+    pub(super) follow_after: Instant,
+    pub(super) neighbour_misses: mpsc::Receiver<(u32, IpAddr)>,
+    pub(super) verdicts: mpsc::UnboundedReceiver<health::VerdictChange>,
+    pub(super) settled: mpsc::UnboundedReceiver<Settled>,
+    pub(super) recorder: Option<Recorder>,
     /// The address of the listener for Prometheus.
-    metrics: watch::Sender<Option<SocketAddr>>,
-    packets: PacketListeners,
-    _lock: InstanceLock,
+    pub(super) metrics: watch::Sender<Option<SocketAddr>>,
+    pub(super) packets: PacketListeners,
+    pub(super) _lock: InstanceLock,
 }
 
 impl Agent {
-    /// Loads the programs, reconciles everything, and takes over the datapath of an earlier agent of this instance.
-    /// That datapath forwards unchanged until then. On an error it stays in place; without one, all changes to the
-    /// host are reverted.
-    ///
-    /// With `plain_table` the nftables table has no owner, as on kernels before 6.9.
-    pub async fn start(
-        config: Config,
-        mode: AttachMode,
-        instance: &Instance,
-        plain_table: bool,
-        record: Option<&Path>,
-    ) -> Result<Self> {
-        let lock = InstanceLock::claim()?;
-        // Behind the lock: a refused start leaves no empty recording.
-        let recording = record.map(Recording::create).transpose()?.flatten();
-        if old_agent_runs() {
-            warn!(
-                "an agent of version 0.1 runs in this network namespace, and two agents would undo each other's \
-                 routes: stop it, then start this one again"
-            );
-        }
-        let (mut datapath, inherited) = Dataplane::start(&config.dataplane, instance)?;
-        let is_running = inherited.is_running;
-        datapath.follow_log();
-        let neighbour_misses = datapath.neighbour_misses()?;
-        let packets =
-            packets::start(datapath.packet_tap()?).context("cannot follow the program's records of packets")?;
-        let interfaces = Interfaces::start(first_links(&config)).await?;
-        let (host, follower) = HostFollower::start().await?;
-        let (learned, routes) = RouteFollower::start(config.learn.as_ref().map(Learn::followed)).await?;
-        let (memory, name) = lock.companion(SPREAD_MEMORY).context("cannot open the lock's directory again")?;
-        let (sender, verdicts) = mpsc::unbounded_channel();
-        let (reports, settled) = mpsc::unbounded_channel();
-        let kernel = Host {
-            interfaces,
-            policies: xfrm::follow::PolicyFollower::start(),
-            learned,
-            prober: Prober::start(sender),
-            guard: GuardTable::open(plain_table).await?,
-            sysctls: Sysctls::start(),
-            translated: TranslatedPolicies::default(),
-            spreader: Spreader::start(memory, name),
-            reconciler: Reconciler::start()?,
-            waiting: Vec::new(),
-            settled: reports,
-            grace: None,
-        };
-        let ike = Driver::start(&config);
-        let (clock, now) = (Clock::now(), std::time::Instant::now());
-        let begin = |recording: Recording| {
-            recording.begin(&RecordingHeader::new(&config, &host, &inherited, mode, clock, now), now)
-        };
-        let recorder = recording.map(begin).transpose()?;
-        let metrics = watch::Sender::new(listen(&config));
-        let mut agent = Self {
-            world: World::new(config, host.clone(), inherited, mode, clock, now),
-            edge: Edge { datapath, kernel, ike, listeners: broadcast::Sender::new(EVENTS) },
-            host,
-            follower,
-            follow_after: Instant::now(),
-            neighbour_misses,
-            verdicts,
-            settled,
-            recorder,
-            metrics,
-            packets,
-            _lock: lock,
-        };
-        if is_running {
-            info!(%instance, "taking over the running datapath");
-            agent.hear().await;
-        }
-        if let Err(error) = agent.start_forwarding(routes).await {
-            if let Err(another) = Box::pin(agent.stop(!is_running)).await {
-                warn!("{another:#}");
-            }
-            return Err(error);
-        }
-        let config = agent.world.config();
-        info!(
-            gateway = config.gateway.name,
-            connections = config.connections.len(),
-            routes = config.routes.len(),
-            "ready"
-        );
-        Ok(agent)
-    }
-
-    /// Waits up to [`HEAR_WITHIN`] for the SAs' selectors, which the running datapath may have but this agent does
-    /// not know yet.
-    async fn hear(&mut self) {
-        let connections = self.world.config().connections.values();
-        let ike = connections.clone().any(|connection| connection.ipsec.is_some());
-        let xfrm = connections.clone().any(|connection| connection.selectors == SelectorSource::Xfrm);
-        let Edge { kernel: Host { policies, .. }, ike: driver, .. } = &mut self.edge;
-        policies.want(xfrm);
-        let heard = async {
-            loop {
-                let (tunnels, policies_view) = (driver.view(), policies.view());
-                let ike = ike && !tunnels.heard && tunnels.unreachable.is_none();
-                let xfrm = xfrm && policies_view.table.is_none() && policies_view.problem.is_none();
-                if !ike && !xfrm {
-                    break;
-                }
-                tokio::select! {
-                    () = driver.changed() => {}
-                    () = policies.changed() => {}
-                }
-            }
-        };
-        if timeout(HEAR_WITHIN, heard).await.is_err() {
-            warn!("the SAs are not known yet: the file's selectors are in force until then");
-        }
-    }
-
-    /// `routes` are those of the followed table: a restart must not lose them for a moment.
-    async fn start_forwarding(&mut self, routes: TableChanges) -> Result<()> {
-        for event in [
-            Event::Tunnels(self.edge.ike.view()),
-            Event::Policies(self.edge.kernel.policies.view()),
-            Event::Interfaces(self.edge.kernel.interfaces.problems()),
-            Event::Learned(routes),
-            Event::Start,
-            Event::Started,
-        ] {
-            self.handle(event)?;
-        }
-        let settled = self.edge.kernel.settlement();
-        while self.world.has_work() {
-            self.handle(Event::Idle)?;
-        }
-        if let Err(error) = settled.await? {
-            bail!("{error}");
-        }
-        Ok(())
-    }
-
-    fn handle(&mut self, event: Event) -> Result<()> {
+    pub(super) fn handle(&mut self, event: Event) -> Result<()> {
         if let Some(recorder) = &mut self.recorder {
             recorder.record(&event, std::time::Instant::now());
         }
@@ -299,8 +147,11 @@ impl Agent {
         info!("stopping");
         // Requests in the queue fail now instead of waiting for an answer.
         drop(requests);
-        let detach = self.world.config().dataplane.on_stop == OnStop::Detach;
-        Box::pin(self.stop(detach)).await
+        let remains = match self.world.config().dataplane.on_stop {
+            OnStop::Detach => Remains::Nothing,
+            OnStop::Keep => Remains::Datapath,
+        };
+        Box::pin(self.stop(remains)).await
     }
 
     /// Reports for this verdict and for all others in the queue.
@@ -317,13 +168,12 @@ impl Agent {
         reports
     }
 
-    /// Leaves programs, tables, routes and neighbours in place for the next agent. With `detach` all are removed,
-    /// routes first, so that packets passed to the kernel meanwhile have no route to a site, whatever `ip_forward` is
-    /// set to. xfrm interfaces always stay, like strongSwan's tunnels.
-    pub async fn stop(self, detach: bool) -> Result<()> {
+    /// Ends the agent. Routes are removed first, so that packets passed to the kernel meanwhile have no route to a
+    /// site, whatever `ip_forward` is set to. xfrm interfaces always stay, like strongSwan's tunnels.
+    pub(super) async fn stop(self, remains: Remains) -> Result<()> {
         drop(self.recorder);
         let Edge { datapath, mut kernel, .. } = self.edge;
-        if detach {
+        if remains != Remains::Datapath {
             let report =
                 kernel.reconciler.clear().await.context("cannot remove the routes of the agent from the kernel")?;
             for failure in report.failures {
@@ -333,11 +183,13 @@ impl Agent {
                 warn!("IPsec policies of the agent are not removed: {failure}");
             }
             datapath.unload()?;
-            kernel.guard.remove().await?;
-            take_out_of_group(&BTreeSet::new()).await?;
             if let Err(failure) = kernel.spreader.put_all_back() {
                 warn!("rps_cpus is not put back: {failure}");
             }
+        }
+        if remains == Remains::Nothing {
+            kernel.guard.remove().await?;
+            take_out_of_group(&BTreeSet::new()).await?;
         }
         kernel.interfaces.end().await;
         Ok(())
@@ -375,7 +227,7 @@ impl Agent {
     }
 }
 
-fn listen(config: &Config) -> Option<SocketAddr> {
+pub(super) fn listen(config: &Config) -> Option<SocketAddr> {
     config.metrics.map(|metrics| metrics.listen)
 }
 

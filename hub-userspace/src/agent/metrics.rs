@@ -6,18 +6,21 @@ use std::sync::{Arc, Mutex, PoisonError};
 use anyhow::{Context as _, Result};
 use hub_common::maps::{UNATTRIBUTED, VPC};
 
-use super::{edge::Edge, host::Host, world::World};
+use super::{edge::Edge, host::Host, underlays::Receivers, world::World};
 use crate::{
     config::model::{Connection, SelectorSource},
     connection::state::{State, States},
-    datapath::{CounterReader, Counters, DatapathError, Dataplane, OwnCounts, SavedCounts},
+    datapath::{CounterReader, Counters, CpuPackets, DatapathError, Dataplane, OwnCounts, SavedCounts},
     health::{HealthReport, ProbeCounts},
     ipsec::{
         effective::mark,
         vici::{driver::Driver, table::Tunnel, tunnels::Tunnels},
         xfrm::{follow::Policies, table::SaMatch},
     },
-    observe::metrics::{ConnectionScrape, GroupScrape, HealthScrape, IkeScrape, ProcessScrape, QuotaScrape, Scrape},
+    kernel::spread::Receive,
+    observe::metrics::{
+        ConnectionScrape, GroupScrape, HealthScrape, IkeScrape, ProcessScrape, QuotaScrape, Scrape, UnderlayScrape,
+    },
     routing::rib::{Members, Rib, active},
 };
 
@@ -32,6 +35,7 @@ pub struct MetricsSnapshot {
     policies: Arc<Policies>,
     reader: CounterReader,
     saved: Arc<Mutex<SavedCounts>>,
+    receivers: Receivers,
     /// By name.
     connections: Vec<ConnectionState>,
     /// Counters of earlier versions; `None` without a VPC.
@@ -105,6 +109,7 @@ impl MetricsSnapshot {
             policies: Arc::clone(&world.policies),
             reader: datapath.reader().context("the datapath has no counters")?,
             saved: datapath.saved_counts(),
+            receivers: Receivers::of(world, &kernel.spreader),
             connections: config.connections.iter().map(state).collect(),
             vpc: config.vpc.as_ref().map(|_| datapath.earlier(VPC)),
             unattributed: datapath.earlier(UNATTRIBUTED),
@@ -119,7 +124,9 @@ impl MetricsSnapshot {
     /// # Errors
     /// When the program's counters cannot be read.
     pub fn scrape(self, last_reload_success: bool) -> Result<Scrape> {
-        let Self { rib, states, tunnels, policies, reader, saved, connections, vpc, unattributed, .. } = self;
+        let Self { rib, states, tunnels, policies, reader, saved, receivers, connections, vpc, unattributed, .. } =
+            self;
+        let mut cpus = CpuPackets::default();
         let (groups, omitted_shares) = groups(&rib, &states, MOST_SHARES);
         drop((rib, states));
 
@@ -135,7 +142,7 @@ impl MetricsSnapshot {
 
         let used = connections.len();
         let scraped = connections.into_iter().zip(counts).map(|(state, own)| {
-            let counters = state.slot.map_or(Ok(Counters::default()), |slot| reader.read(slot))?;
+            let counters = state.slot.map_or(Ok(Counters::default()), |slot| reader.read(slot, &mut cpus))?;
             let tunnel = tunnel(&state.name);
             let of_kernel = |mark: Option<SaMatch>| Some(policies.table.as_ref()?.inbound(&mark?).len());
             let ike = IkeScrape { is_up: is_established(tunnel), rekeys: own.rekeys };
@@ -159,8 +166,10 @@ impl MetricsSnapshot {
         let [of_files, of_store, learned] = self.routes;
         Ok(Scrape {
             connections,
-            vpc: vpc.map(|earlier| Ok::<_, DatapathError>(reader.read(VPC)? + earlier)).transpose()?,
-            unattributed: reader.read(UNATTRIBUTED)? + unattributed,
+            vpc: vpc.map(|earlier| Ok::<_, DatapathError>(reader.read(VPC, &mut cpus)? + earlier)).transpose()?,
+            unattributed: reader.read(UNATTRIBUTED, &mut cpus)? + unattributed,
+            cpu_packets: cpus.iter().collect(),
+            underlays: receivers.names().filter_map(|name| Some(underlay(name, receivers.read(name)?))).collect(),
             groups,
             omitted_shares,
             routes: vec![("file", of_files), ("store", of_store), ("learned", learned)],
@@ -170,6 +179,14 @@ impl MetricsSnapshot {
             process: ProcessScrape::read(),
         })
     }
+}
+
+fn underlay(name: &str, receive: Receive) -> UnderlayScrape {
+    let mut interrupts = CpuPackets::default();
+    for interrupt in receive.interrupts {
+        interrupts.merge(&interrupt.counts.into_iter().collect());
+    }
+    UnderlayScrape { name: name.to_owned(), interrupts: interrupts.iter().filter(|(_, count)| *count > 0).collect() }
 }
 
 fn is_established(tunnel: Option<&Tunnel>) -> bool {

@@ -9,7 +9,7 @@
 //! | [`effect`] | output: actions to perform |
 //! | [`edge`] | performs effects: traits [`Datapath`](edge::Datapath), [`Kernel`](edge::Kernel), [`Ike`](edge::Ike) |
 //! | `host` | the production implementations of these traits |
-//! | `main_loop` | the loop |
+//! | `start`, `main_loop` | the start, and the loop |
 //! | `snapshot`, `warnings` | the data of a status |
 //! | `metrics` | the data of a scrape |
 //! | `trace` | the look-ups of a trace |
@@ -39,6 +39,7 @@ mod request;
 mod routes;
 mod selectors;
 mod snapshot;
+mod start;
 mod states;
 pub mod step;
 mod tables;

@@ -160,6 +160,7 @@ impl World {
                 local: Vec::new(),
                 remote: Vec::new(),
                 selectors: selectors.clone(),
+                cpu: None,
             }
         };
         let children = table.inbound(&mark).into_iter().map(child).collect();

@@ -10,14 +10,20 @@ use hub_common::maps::{UNATTRIBUTED, VPC};
 use ipnet::IpNet;
 use tracing::debug;
 
-use super::{edge::Edge, host::Host, underlays, warnings::Warnings, world::World};
+use super::{
+    edge::Edge,
+    host::Host,
+    underlays::{self, Receivers},
+    warnings::Warnings,
+    world::World,
+};
 use crate::{
     api_types::status::{self, Status},
     config::{Config, Origin, model},
     connection::state::States,
-    datapath::{Counters, Dataplane},
+    datapath::{Counters, CpuPackets, Dataplane},
     ipsec::vici::driver::Driver,
-    kernel::{netlink::ReconcileFailure, network_namespace},
+    kernel::{netlink::ReconcileFailure, network_namespace, spread::Softnet},
     routing::rib::{self, Rib},
 };
 
@@ -28,6 +34,8 @@ pub struct Snapshot {
     states: Arc<States>,
     vpc: Option<status::VpcStatus>,
     underlays: Vec<status::UnderlayStatus>,
+    receivers: Receivers,
+    cpus: CpuPackets,
     pub connections: Vec<status::ConnectionStatus>,
     total: Counters,
     kernel: status::KernelDrops,
@@ -46,11 +54,15 @@ impl Snapshot {
             },
             Into::into,
         );
-        let mut total = edge.datapath.counters(UNATTRIBUTED)?;
-        let mut counters = |slot: Option<u32>| -> Result<Counters> {
-            let counters = slot.map_or(Ok(Counters::default()), |slot| edge.datapath.counters(slot))?;
+        let mut cpus = CpuPackets::default();
+        let mut total = edge.datapath.counters_by_cpu(UNATTRIBUTED, &mut cpus)?;
+        let mut counters = |slot: Option<u32>| -> Result<(Counters, Vec<status::PacketsOfCpu>)> {
+            let mut own = CpuPackets::default();
+            let counters =
+                slot.map_or(Ok(Counters::default()), |slot| edge.datapath.counters_by_cpu(slot, &mut own))?;
             total = total + counters;
-            Ok(counters)
+            cpus.merge(&own);
+            Ok((counters, status::PacketsOfCpu::busiest(&own)))
         };
         let warnings = Warnings::of(world);
         let mut connections = Vec::new();
@@ -59,6 +71,7 @@ impl Snapshot {
             let (warning_codes, warnings) =
                 warnings.of_connection(name).into_iter().map(|(code, text)| (code.to_owned(), text)).unzip();
             let entry = world.liveness.get(name);
+            let (traffic, cpu_packets) = counters(world.ids.policy.connections.get(name))?;
             connections.push(status::ConnectionStatus {
                 name: name.clone(),
                 origin: world.config.provenance.connection(name),
@@ -93,25 +106,48 @@ impl Snapshot {
                     }),
                 learned: world.learned_status(name),
                 attachment: world.attachments.status(&world.host, &connection.interface),
-                traffic: (&counters(world.ids.policy.connections.get(name))?).into(),
+                traffic: (&traffic).into(),
+                cpu_packets,
             });
         }
-        let vpc_traffic = counters(Some(VPC))?;
+        let (vpc_traffic, cpu_packets) = counters(Some(VPC))?;
         let vpc = world.config.vpc.as_ref().map(|vpc| status::VpcStatus {
             interface: vpc.interface.clone(),
             warnings: world.host.link(&vpc.interface).and_then(|link| warnings.offload(link)).into_iter().collect(),
             attachment: world.attachments.status(&world.host, &vpc.interface),
             traffic: (&vpc_traffic).into(),
+            cpu_packets,
         });
         let underlays = underlays::status(world, edge);
+        let receivers = Receivers::of(world, &edge.kernel.spreader);
         let (config, rib, states) = (Arc::clone(&world.config), Arc::clone(&world.rib), Arc::clone(&world.states));
         let refused = world.refused.clone();
         let unknown_gateways = world.unknown_gateways();
-        Ok(Self { config, rib, states, vpc, underlays, connections, total, kernel, refused, unknown_gateways })
+        Ok(Self {
+            config,
+            rib,
+            states,
+            vpc,
+            underlays,
+            receivers,
+            cpus,
+            connections,
+            total,
+            kernel,
+            refused,
+            unknown_gateways,
+        })
     }
 
+    /// Reads some files for each underlay.
     pub fn status(self) -> Status {
         let routes = self.routes();
+        let underlay = |underlay: status::UnderlayStatus| {
+            let receive = self.receivers.read(&underlay.interface).map(Into::into);
+            status::UnderlayStatus { receive, ..underlay }
+        };
+        let underlays = self.underlays.into_iter().map(underlay).collect();
+        let (cpus, cpus_omitted) = status::CpuStatus::all(&self.cpus, &Softnet::by_cpu());
         let others = self.refused.iter().filter(|failure| failure.destination.is_none());
         let problems = others.map(ToString::to_string).chain(self.unknown_gateways.clone()).collect();
         Status {
@@ -120,7 +156,9 @@ impl Snapshot {
                 network_namespace: network_namespace().ok(),
             },
             vpc: self.vpc,
-            underlays: self.underlays,
+            underlays,
+            cpus,
+            cpus_omitted,
             connections: self.connections,
             routes,
             set_aside: self.config.provenance.set_aside.clone(),

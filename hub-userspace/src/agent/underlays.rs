@@ -2,13 +2,15 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
+use tracing::debug;
+
 use super::{edge::Edge, host::Host, world::World};
 use crate::{
     api_types::status::UnderlayStatus,
     config::model::Spread,
     datapath::Dataplane,
     ipsec::vici::{driver::Driver, tunnels::Tunnels},
-    kernel::spread::SpreadReport,
+    kernel::spread::{Incarnation, Receive, ReceiveReader, SpreadReport, Spreader},
 };
 
 /// Of all underlays of the configuration.
@@ -33,9 +35,33 @@ pub(super) fn status(world: &World, edge: &Edge<Dataplane, Host, Driver>) -> Vec
             spread_hint: hint.flatten(),
             rx_queues,
             cpus,
+            receive: None,
         }
     };
     world.config.underlays.iter().map(|(name, underlay)| (name, &underlay.spread)).map(status).collect()
+}
+
+/// Reads queues and interrupts of underlays.
+pub(super) struct Receivers {
+    reader: Option<ReceiveReader>,
+    links: BTreeMap<String, Incarnation>,
+}
+
+impl Receivers {
+    pub fn of(world: &World, spreader: &Spreader) -> Self {
+        let link = |name: &String| Some((name.clone(), Incarnation::of(world.host.link(name)?)));
+        Self { reader: spreader.receive_reader(), links: world.config.underlays.keys().filter_map(link).collect() }
+    }
+
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.links.keys().map(String::as_str)
+    }
+
+    /// For use outside the agent's loop: some system calls for each queue. `None` if it cannot be read.
+    pub fn read(&self, name: &str) -> Option<Receive> {
+        let found = self.reader.as_ref()?.read(name, self.links.get(name)?);
+        found.inspect_err(|error| debug!("queues and interrupts of {name}: {error}")).ok()
+    }
 }
 
 /// Why `spread = "xdp"` would distribute packets that RPS does not, if so.

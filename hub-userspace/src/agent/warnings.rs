@@ -9,6 +9,7 @@ use crate::{
     api_types::status::warning,
     config::Config,
     fib::slow_path::{Preferred, Sources},
+    ipsec::vici::per_cpu,
     kernel::netlink::{Family, Link},
     routing::rib::Rib,
 };
@@ -52,8 +53,11 @@ impl<'a> Warnings<'a> {
             );
             (warning::SHARED_FLOWS, text)
         });
+        let per_cpu = connection.ipsec.as_ref().filter(|ipsec| ipsec.esp.per_cpu_sas);
+        let per_cpu = per_cpu.and(self.world.tunnels.lacks_per_cpu_sas.as_deref());
+        let per_cpu = per_cpu.map(|version| (warning::PER_CPU_SAS, per_cpu::missing(version)));
         let learned = self.world.learned_warnings(name).into_iter().map(|text| (warning::LEARNED_REFUSED, text));
-        sources.chain(bridge).chain(offload).chain(shared).chain(learned).collect()
+        sources.chain(bridge).chain(offload).chain(shared).chain(per_cpu).chain(learned).collect()
     }
 
     /// Packets of local senders have no checksum yet, and native XDP cannot complete it. Whether the sender at the other

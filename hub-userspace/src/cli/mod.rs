@@ -2,6 +2,7 @@
 
 mod background;
 mod cleanup;
+mod cpu_table;
 mod diagnose;
 mod keys;
 mod objects;

@@ -8,6 +8,7 @@ use std::{
 use comfy_table::{CellAlignment, Table, presets};
 use serde_json::Value;
 
+use super::cpu_table;
 use crate::{
     api::{CustomerGatewayEntry, SegmentEntry, Shown},
     api_types::{
@@ -47,7 +48,7 @@ pub fn status(FullStatus { status, store, metrics }: &FullStatus) -> String {
         notes.extend(vpc.warnings.iter().map(|warning| format!("vpc: warning: {warning}\n")));
     }
     let notes = notes.concat();
-    let underlays = underlays(&status.underlays);
+    let underlays = underlays(&status.underlays) + &cpu_table::packets(status);
     let strangers = match status.strangers.is_empty() {
         true => String::new(),
         false => format!("  to sites, from interfaces that are not attachments: {}\n", reasons(&status.strangers)),
@@ -72,12 +73,13 @@ fn underlays(underlays: &[UnderlayStatus]) -> String {
     let mut notes = String::new();
     let number = |number: Option<String>| number.unwrap_or_else(|| "-".to_owned());
     for underlay in underlays {
-        let UnderlayStatus { interface, spread, spread_in_force, spread_reason, spread_hint, rx_queues, cpus } =
+        let UnderlayStatus { interface, spread, spread_in_force, spread_reason, spread_hint, rx_queues, cpus, receive } =
             underlay;
         let in_force = spread_in_force.as_deref().unwrap_or("-").to_owned();
         let numbers = [rx_queues.map(|queues| queues.to_string()), cpus.map(|cpus| cpus.to_string())].map(number);
         rows.add_row([interface.clone(), spread.clone(), in_force].into_iter().chain(numbers));
         notes.extend(spread_reason.iter().chain(spread_hint).map(|reason| format!("{interface}: {reason}\n")));
+        notes.extend(receive.iter().filter_map(|receive| cpu_table::interrupts(interface, receive)));
     }
     right(&mut rows, &[3, 4]);
     format!("{rows}\n{notes}\n")
@@ -303,7 +305,7 @@ pub(super) fn table(header: &[&str]) -> Table {
     table
 }
 
-fn right(table: &mut Table, columns: &[usize]) {
+pub(super) fn right(table: &mut Table, columns: &[usize]) {
     for index in columns {
         if let Some(column) = table.column_mut(*index) {
             column.set_cell_alignment(CellAlignment::Right);

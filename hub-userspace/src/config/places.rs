@@ -89,5 +89,5 @@ relocate! {
         allow_weak, ike, esp
     } but { auth_sound, local_id, remote_id }
     IkeDraft { version, mode, proposals, lifetime } but {}
-    EspDraft { proposals, lifetime, pfs } but {}
+    EspDraft { proposals, lifetime, pfs, per_cpu_sas } but {}
 }

@@ -274,7 +274,8 @@ fn ipsec_keys(text: &mut String, ipsec: &Ipsec) {
     let (proposals, lifetime) = (strings(&ike.proposals), time(ike.lifetime));
     key(text, "ike", format!("{{ version = {version}{mode}, proposals = {proposals}, lifetime = {lifetime} }}"));
     let (proposals, lifetime, pfs) = (strings(&esp.proposals), time(esp.lifetime), ipsec.has_pfs());
-    key(text, "esp", format!("{{ proposals = {proposals}, lifetime = {lifetime}, pfs = {pfs} }}"));
+    let per_cpu = if esp.per_cpu_sas { ", per_cpu_sas = true" } else { "" };
+    key(text, "esp", format!("{{ proposals = {proposals}, lifetime = {lifetime}, pfs = {pfs}{per_cpu} }}"));
 }
 
 fn route(text: &mut String, route: &Route) {

@@ -13,7 +13,7 @@ use hub_common::{
 };
 
 use super::{
-    DatapathError,
+    CpuPackets, DatapathError,
     named_map::{Named, Writer, take},
     pins::Pins,
     records::{Records, SLOTS, paths},
@@ -82,11 +82,10 @@ impl CounterReader {
         Ok(Self(Arc::new((again(ebpf, "TRAFFIC")?, again(ebpf, "REFUSALS")?))))
     }
 
-    /// Counters of a slot, summed over the CPUs.
-    pub fn read(&self, slot: u32) -> Result<Counters, DatapathError> {
+    /// Counters of a slot, summed over the CPUs. Adds its packets to `cpus`.
+    pub fn read(&self, slot: u32, cpus: &mut CpuPackets) -> Result<Counters, DatapathError> {
         let (traffic, refusals) = &*self.0;
-        let read = || Ok(sum(traffic, slot)? + sum(refusals, slot)?);
-        read().map_err(|error| DatapathError::map("TRAFFIC", SLOTS, &error))
+        sum(traffic, refusals, slot, cpus).map_err(|error| DatapathError::map("TRAFFIC", SLOTS, &error))
     }
 }
 
@@ -129,11 +128,11 @@ impl BySlot {
 }
 
 impl Named<BySlot> {
-    /// Counters of a slot, summed over the CPUs, including those of earlier versions.
-    pub fn read(&self, slot: u32) -> Result<Counters, DatapathError> {
+    /// Counters of a slot, summed over the CPUs, including those of earlier versions. Adds its packets to `cpus`.
+    pub fn read(&self, slot: u32, cpus: &mut CpuPackets) -> Result<Counters, DatapathError> {
         let Self { name, capacity, map: BySlot { traffic, refusals, reader: _, records } } = self;
-        let read = || Ok(sum(traffic, slot)? + sum(refusals, slot)?);
-        let counted = read().map_err(|error| DatapathError::map(name, *capacity, &error))?;
+        let counted =
+            sum(traffic, refusals, slot, cpus).map_err(|error| DatapathError::map(name, *capacity, &error))?;
         Ok(counted + records.earlier(slot))
     }
 
@@ -143,8 +142,17 @@ impl Named<BySlot> {
     }
 }
 
-fn sum<V: Pod + Into<Counters>>(map: &PerCpuArray<MapData, V>, slot: u32) -> Result<Counters, MapError> {
-    Ok(map.get(&slot, 0)?.iter().map(|value| (*value).into()).sum())
+fn sum(
+    traffic: &PerCpuArray<MapData, Traffic>,
+    refusals: &PerCpuArray<MapData, Refusals>,
+    slot: u32,
+    cpus: &mut CpuPackets,
+) -> Result<Counters, MapError> {
+    let (traffic, refusals) = (traffic.get(&slot, 0)?, refusals.get(&slot, 0)?);
+    cpus.add_traffic(&traffic);
+    cpus.add_refusals(&refusals);
+    let counted = traffic.iter().copied().map(Counters::from).chain(refusals.iter().copied().map(Counters::from));
+    Ok(counted.sum())
 }
 
 /// A slot that gets a new owner starts from zero.

@@ -8,7 +8,7 @@ use hub_common::maps::{GroupMember, LinkAddress, MssLimits, Neighbour, NextHop, 
 
 use super::{
     DatapathError,
-    counters::{BySlot, Counters},
+    counters::BySlot,
     groups::Groups,
     lookup::Lookup,
     named_map::{ByInterface, Named, Written, take},
@@ -58,11 +58,6 @@ impl Maps {
             ports: take(ebpf, "PORTS")?,
             counters: BySlot::take(ebpf, records)?,
         })
-    }
-
-    /// Counters of a slot, summed over the CPUs.
-    pub fn counters(&self, slot: u32) -> Result<Counters, DatapathError> {
-        self.counters.read(slot)
     }
 
     /// Applies changes of a map in order; returns the number applied, and the error that stopped them.

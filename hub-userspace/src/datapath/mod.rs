@@ -3,7 +3,9 @@
 
 mod attach;
 mod bpf;
+mod claim;
 mod counters;
+mod cpu_packets;
 mod error;
 mod groups;
 mod handover;
@@ -22,12 +24,14 @@ mod removal;
 mod run;
 mod running;
 mod saved_counts;
+#[cfg(test)]
+mod scale;
 mod spread;
 mod tc;
 mod tracer;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     net::IpAddr,
     sync::{Arc, Mutex},
 };
@@ -36,7 +40,6 @@ use aya::{EbpfLoader, maps::RingBuf};
 use aya_log::EbpfLogger;
 use hub_common::maps::NEIGHBOUR_MISS_BYTES;
 use rustix::rand::{GetRandomFlags, getrandom};
-use serde::{Deserialize, Serialize};
 use tokio::{
     io::{Interest, unix::AsyncFd},
     sync::mpsc,
@@ -45,7 +48,9 @@ use tracing::warn;
 
 pub use self::{
     attach::{AttachMode, Attached, ToAttach},
+    claim::{Claim, Inherited},
     counters::{CounterReader, Counters},
+    cpu_packets::CpuPackets,
     error::DatapathError,
     instance::Instance,
     packet_tap::{PacketRecord, PacketTap, monotonic},
@@ -63,11 +68,11 @@ use crate::{
         handover::{HANDOVER, Handover},
         maps::Maps,
         named_map::take,
-        pins::{AttachmentKind, Pins},
+        pins::Pins,
         records::Records,
         spread::Spreading,
     },
-    fib::{id_allocator::DeferredFree, old_group::OldGroup, tables::Write},
+    fib::{id_allocator::DeferredFree, tables::Write},
 };
 
 /// Directory of an instance with its tables, while [`Tracer`] loads the program again.
@@ -109,21 +114,6 @@ fn random_tag() -> Result<[u32; 2], DatapathError> {
     Ok([number as u32, (number >> 32) as u32])
 }
 
-/// State that a new agent inherits.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-pub struct Inherited {
-    /// The datapath is forwarding packets.
-    pub is_running: bool,
-    /// `COUNTERS` slots and states of connections, by name.
-    pub connections: BTreeMap<String, (u32, Option<ConnectionMemory>)>,
-    pub groups: Vec<OldGroup>,
-    /// Indices of the interfaces attached by TC only, because XDP does not work there.
-    pub tc_only: BTreeSet<u32>,
-    /// Indices of the interfaces attached by XDP, too.
-    #[serde(default)]
-    pub xdp: BTreeSet<u32>,
-}
-
 impl Dataplane {
     /// Loads the program into the kernel, only for [`Dataplane::test_run`].
     pub fn load(settings: &model::DataplaneSettings) -> Result<Self, DatapathError> {
@@ -138,29 +128,13 @@ impl Dataplane {
         Ok(Self { programs, maps, handover, spreading, pins, attached, is_starting: false, saved, live })
     }
 
-    /// Loads the programs into the kernel. Those of an earlier agent of this instance keep running until
-    /// [`Dataplane::attach`]. Both share the counters; all other tables start empty.
+    /// Loads the programs into the kernel, which takes long. Those of an earlier agent of this instance keep running
+    /// until [`Dataplane::attach`]. Both share the counters; all other tables start empty.
     ///
     /// # Errors
-    /// When another agent runs this instance, when its datapath is in another network namespace, or when the kernel
-    /// refuses.
-    pub fn start(settings: &model::DataplaneSettings, instance: &Instance) -> Result<(Self, Inherited), DatapathError> {
-        error::check_host()?;
-        let pins = Pins::claim(instance)?;
-        let records = Records::open(&pins)?;
-        let mut live = pins.live_links();
-        live.retain(|(_, kind)| !kind.is_spread());
-        let xdp = live.iter().filter(|(_, kind)| kind.is_xdp()).map(|(ifindex, _)| *ifindex).collect::<BTreeSet<_>>();
-        let tc = live.iter().filter(|(_, kind)| matches!(kind, AttachmentKind::Tcx | AttachmentKind::Clsact));
-        let inherited = Inherited {
-            is_running: !live.is_empty(),
-            connections: (records.owners().into_iter())
-                .map(|(slot, (name, record))| (name, (slot, ConnectionMemory::of(record))))
-                .collect(),
-            groups: groups::read(&pins),
-            tc_only: tc.map(|(ifindex, _)| *ifindex).filter(|ifindex| !xdp.contains(ifindex)).collect(),
-            xdp,
-        };
+    /// When the kernel refuses.
+    pub fn start(settings: &model::DataplaneSettings, claim: Claim) -> Result<Self, DatapathError> {
+        let Claim { pins, records, .. } = claim;
         let tag = random_tag()?;
         let mut with_pins = loader(settings, &tag)?;
         for (map, path) in records::paths(&pins) {
@@ -176,8 +150,7 @@ impl Dataplane {
         let maps = Maps::take(programs.object(), settings, records, groups)?;
         let saved = Arc::new(Mutex::new(SavedCounts::of(&pins)));
         let (pins, attached) = (Some(pins), BTreeSet::new());
-        let dataplane = Self { programs, maps, handover, spreading, pins, attached, is_starting: true, saved, live };
-        Ok((dataplane, inherited))
+        Ok(Self { programs, maps, handover, spreading, pins, attached, is_starting: true, saved, live })
     }
 
     /// Forwards the program's few log messages to this process's log. Needs a tokio runtime.
@@ -294,7 +267,12 @@ impl Dataplane {
 
     /// Counters of a slot, summed over the CPUs.
     pub fn counters(&self, slot: u32) -> Result<Counters, DatapathError> {
-        self.maps.counters(slot)
+        self.counters_by_cpu(slot, &mut CpuPackets::default())
+    }
+
+    /// The same. Adds the slot's packets to `cpus`.
+    pub fn counters_by_cpu(&self, slot: u32, cpus: &mut CpuPackets) -> Result<Counters, DatapathError> {
+        self.maps.counters.read(slot, cpus)
     }
 
     /// Counters of a slot from earlier versions, to add to those of [`Dataplane::reader`].

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use hub_common::maps::{UNATTRIBUTED, VPC};
 
 use super::{
-    Counters, DatapathError, Instance,
+    Counters, CpuPackets, DatapathError, Instance,
     counters::BySlot,
     pins::{AttachmentKind, Pins, interface_name},
 };
@@ -68,10 +68,11 @@ pub fn running(instance: &Instance) -> Result<Option<Running>, DatapathError> {
     let interfaces =
         modes.into_iter().map(|(ifindex, mode)| RunningInterface { ifindex, name: name(ifindex), mode }).collect();
     let counters = BySlot::look(&pins)?;
+    let read = |slot| counters.read(slot, &mut CpuPackets::default());
     let mut connections = BTreeMap::new();
     for (slot, (name, record)) in counters.map.records.owners() {
-        let connection = RunningConnection { counters: counters.read(slot)?, state: ConnectionMemory::of(record) };
+        let connection = RunningConnection { counters: read(slot)?, state: ConnectionMemory::of(record) };
         connections.insert(name, connection);
     }
-    Ok(Some(Running { interfaces, connections, vpc: counters.read(VPC)?, unattributed: counters.read(UNATTRIBUTED)? }))
+    Ok(Some(Running { interfaces, connections, vpc: read(VPC)?, unattributed: read(UNATTRIBUTED)? }))
 }

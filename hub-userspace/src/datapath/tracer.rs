@@ -16,7 +16,7 @@ use hub_common::{
 use tracing::debug;
 
 use super::{
-    Counters, DatapathError, PROGRAM,
+    Counters, CpuPackets, DatapathError, PROGRAM,
     attach::Programs,
     bpf,
     counters::BySlot,
@@ -219,7 +219,8 @@ impl Tracer {
         let mut is_complete = false;
         let first = likely.iter().copied().chain([UNATTRIBUTED, VPC]);
         for slot in first.chain(0..SLOTS) {
-            let Counters { rx_packets, tx_packets, reasons, .. } = self.counters.read(slot)?;
+            let Counters { rx_packets, tx_packets, reasons, .. } =
+                self.counters.read(slot, &mut CpuPackets::default())?;
             let reason = Reason::ALL.into_iter().find(|reason| reasons[*reason as usize] != 0);
             if rx_packets == 0 && tx_packets == 0 && reason.is_none() {
                 continue;

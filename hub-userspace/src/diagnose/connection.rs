@@ -142,6 +142,7 @@ fn warnings(connection: &ConnectionStatus) -> impl Iterator<Item = Finding> {
         warning::SENDER_CHECKSUM => Code::SenderChecksum,
         warning::LEARNED_REFUSED => Code::LearnedRefused,
         warning::SHARED_FLOWS => Code::SharedFlows,
+        warning::PER_CPU_SAS => Code::PerCpuSas,
         _ => Code::ConnectionWarning,
     });
     // An agent of another version may have none.

@@ -19,8 +19,17 @@ pub struct Facts {
     /// The configuration in force.
     pub config: Option<ConfigFacts>,
     pub host: HostFacts,
+    /// `None` without traffic, or on a host with one CPU.
+    pub cpu_load: Option<CpuLoad>,
     /// Checks that could not be made, with the reason.
     pub unchecked: Vec<String>,
+}
+
+/// What the CPUs process while the diagnosis is made.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CpuLoad {
+    /// Packets that the program processes, by number of the CPU.
+    pub packets_per_second: BTreeMap<u32, u64>,
 }
 
 /// The datapath in the kernel.

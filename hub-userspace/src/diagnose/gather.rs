@@ -8,19 +8,20 @@ use std::{
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
     str::FromStr,
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use anyhow::Result;
 use rustix::process::geteuid;
+use tokio::time::Instant;
 
 use super::facts::{
-    CertificateFacts, ConfigFacts, DatapathFacts, Facts, HostFacts, IkeFacts, InterfaceFacts, MemoryFacts,
+    CertificateFacts, ConfigFacts, CpuLoad, DatapathFacts, Facts, HostFacts, IkeFacts, InterfaceFacts, MemoryFacts,
     NeighbourFacts, NetworkFacts,
 };
 use crate::{
     api::Client,
-    api_types::status::FullStatus,
+    api_types::status::{FullStatus, Status},
     config::{
         self, Config,
         ipsec::{Auth, invalid_certificate},
@@ -34,6 +35,8 @@ use crate::{
 
 /// `STA_UNSYNC` (timex.h).
 const UNSYNCHRONIZED: i32 = 0x40;
+/// Time for which packets are counted.
+const LOAD_TIME: Duration = Duration::from_secs(1);
 
 /// Reads everything. `socket` is the agent's, `instance` that of the datapath if no agent answers.
 ///
@@ -41,6 +44,7 @@ const UNSYNCHRONIZED: i32 = 0x40;
 /// When an agent listens, but cannot be asked.
 pub async fn gather(client: &Client, socket: &Path, instance: &Instance) -> Result<Facts> {
     let mut facts = Facts::default();
+    let began = Instant::now();
     match client.status().await {
         Ok(status) => {
             match client.config().await.map(|text| config::parse(&text)) {
@@ -61,7 +65,28 @@ pub async fn gather(client: &Client, socket: &Path, instance: &Instance) -> Resu
         }
     }
     facts.host = host(facts.status.as_ref(), facts.config.as_ref(), &mut facts.unchecked).await;
+    if let Some(FullStatus { status, .. }) = &facts.status {
+        facts.cpu_load = cpu_load(client, status, began).await;
+    }
     Ok(facts)
+}
+
+/// `before` is the status when the diagnosis began. Waits until a second has passed since, if packets may arrive.
+async fn cpu_load(client: &Client, before: &Status, began: Instant) -> Option<CpuLoad> {
+    let packets = |status: &Status| status.cpus.iter().map(|cpu| (cpu.cpu, cpu.packets)).collect::<BTreeMap<_, _>>();
+    let old = packets(before);
+    if old.len() < 2 || old.values().all(|packets| *packets == 0) {
+        return None;
+    }
+    tokio::time::sleep_until(began + LOAD_TIME).await;
+    let new = client.status().await.ok()?.status;
+    let millis = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX).max(1);
+    // An agent that has been replaced meanwhile may start from zero.
+    let rate = |(cpu, packets): (u32, u64)| {
+        let counted = packets.saturating_sub(*old.get(&cpu)?);
+        Some((cpu, counted.saturating_mul(1000) / millis))
+    };
+    Some(CpuLoad { packets_per_second: packets(&new).into_iter().filter_map(rate).collect() })
 }
 
 fn datapath(instance: &Instance, unchecked: &mut Vec<String>) -> DatapathFacts {

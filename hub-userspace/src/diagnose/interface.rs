@@ -1,6 +1,6 @@
 //! Attachments of connections and of the VPC, underlays, and interfaces that are neither. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     facts::{ConfigFacts, InterfaceFacts, NetworkFacts},
@@ -9,7 +9,7 @@ use super::{
 use crate::{
     api_types::{
         diagnose::{Area, Code, Finding, Severity},
-        status::{Attachment, FullStatus, Status, UnderlayStatus},
+        status::{Attachment, FullStatus, ReceiveStatus, Status, UnderlayStatus},
     },
     connection::state::State,
     ipsec::mtu::{EspSizes, Outer, largest_packet},
@@ -17,6 +17,8 @@ use crate::{
 
 /// MTU of a link on the Internet, if no underlay is configured.
 const USUAL_MTU: u32 = 1500;
+/// CPUs that a message lists.
+const LISTED: usize = 8;
 /// `rp_filter`: the source's route must lead back to the interface.
 const STRICT: u32 = 1;
 
@@ -157,7 +159,8 @@ fn mtu(name: &str, facts: &InterfaceFacts, config: &ConfigFacts, network: Option
 }
 
 fn underlay(underlay: &UnderlayStatus) -> Vec<Finding> {
-    let UnderlayStatus { interface, spread_in_force, spread_reason, spread_hint, rx_queues, cpus, .. } = underlay;
+    let UnderlayStatus { interface, spread_in_force, spread_reason, spread_hint, rx_queues, cpus, receive, .. } =
+        underlay;
     let mut findings = Vec::new();
     if let Some(hint) = spread_hint {
         let action =
@@ -166,7 +169,7 @@ fn underlay(underlay: &UnderlayStatus) -> Vec<Finding> {
     }
     let has_few = rx_queues.zip(*cpus).is_some_and(|(queues, cpus)| queues < cpus as usize);
     let numbers = rx_queues.zip(*cpus).map(|(queues, cpus)| format!(", {queues} receive queues for {cpus} CPUs"));
-    let numbers = numbers.unwrap_or_default();
+    let numbers = numbers.unwrap_or_default() + &receive.as_ref().map(served_by).unwrap_or_default();
     match (spread_in_force, spread_reason) {
         (None, reason) if has_few => {
             let reason = reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
@@ -187,6 +190,18 @@ fn underlay(underlay: &UnderlayStatus) -> Vec<Finding> {
         _ => {}
     }
     findings
+}
+
+/// The CPUs that serve the device's interrupts.
+fn served_by(receive: &ReceiveStatus) -> String {
+    let used = receive.interrupts.iter().filter(|interrupt| !interrupt.counts.is_empty());
+    let cpus: BTreeSet<&str> = used.filter_map(|interrupt| interrupt.effective_affinity.as_deref()).collect();
+    if cpus.is_empty() {
+        return String::new();
+    }
+    let listed: Vec<&str> = cpus.iter().take(LISTED).copied().collect();
+    let more = if cpus.len() > LISTED { ", ..." } else { "" };
+    format!(", interrupts on CPU {}{more}", listed.join(", "))
 }
 
 fn stranger(name: &str, packets: u64) -> Finding {

@@ -5,6 +5,7 @@
 //! | `facts` | the facts, as plain values |
 //! | `connection` | judges connections and their routes (pure) |
 //! | `configuration` | judges the configuration in force: quotas, conflicts, objects set aside, certificates (pure) |
+//! | `cpus` | judges how the packets are distributed over the CPUs (pure) |
 //! | `interface` | judges attachments and underlays (pure) |
 //! | `host` | judges the kernel, its settings, other processes' rules, the agent (pure) |
 //! | `remedy` | splits texts of the status into what is wrong and what to do (pure) |
@@ -15,6 +16,7 @@
 
 mod configuration;
 mod connection;
+mod cpus;
 pub mod facts;
 pub mod gather;
 mod host;
@@ -31,6 +33,7 @@ use crate::api_types::diagnose::Diagnosis;
 /// Judges everything.
 pub fn diagnose(facts: &Facts) -> Diagnosis {
     let mut findings = host::judge(facts);
+    findings.extend(cpus::judge(facts));
     findings.extend(configuration::judge(facts));
     if let Some(status) = &facts.status {
         findings.extend(interface::judge(status, facts.host.network.as_ref(), facts.config.as_ref(), None));

@@ -62,6 +62,8 @@ pub struct Site {
     pub ike: Phase,
     pub esp: Phase,
     pub pfs: bool,
+    /// An SA for each CPU.
+    pub per_cpu_sas: bool,
 }
 
 #[derive(Serialize)]
@@ -148,6 +150,7 @@ impl Site {
             ike: phase(&ipsec.ike.proposals, ipsec.ike.lifetime),
             esp: phase(&ipsec.esp.proposals, ipsec.esp.lifetime),
             pfs: ipsec.has_pfs(),
+            per_cpu_sas: ipsec.esp.per_cpu_sas,
         })
     }
 }

@@ -133,6 +133,14 @@ pub fn values() {
             assert_value(&text, "vpnhub_route_share", &labels, share);
         }
     }
+    // 256 CPUs have series of their own: 2^(CPU mod 32) packets each.
+    for (cpu, packets) in [("0", 1.0), ("255", 2_147_483_648.0), ("other", 4_294_967_295.0 + 4_095.0)] {
+        assert_value(&text, "vpnhub_cpu_packets_total", &[("cpu", cpu)], packets);
+    }
+    assert_eq!(text.of("vpnhub_cpu_packets_total").count(), 257);
+    for (cpu, interrupts) in [("0", 11.0), ("3", 12.0)] {
+        assert_value(&text, "vpnhub_underlay_interrupts_total", &[("interface", "eth0"), ("cpu", cpu)], interrupts);
+    }
     assert_value(&text, "vpnhub_routes", &[("origin", "file")], 30.0);
     assert_value(&text, "vpnhub_routes", &[("origin", "store")], 4.0);
     assert_value(&text, "vpnhub_quota_used", &[("quota", "connections")], 3.0);

@@ -3,7 +3,9 @@
 use hub_common::Reason;
 use hub_userspace::{
     datapath::Counters,
-    observe::metrics::{ConnectionScrape, GroupScrape, HealthScrape, IkeScrape, ProcessScrape, QuotaScrape, Scrape},
+    observe::metrics::{
+        ConnectionScrape, GroupScrape, HealthScrape, IkeScrape, ProcessScrape, QuotaScrape, Scrape, UnderlayScrape,
+    },
 };
 
 pub const NAMES: [&str; 3] = ["shanghai", "hangzhou.dc-1_a", "ningbo"];
@@ -59,6 +61,8 @@ pub fn scrape() -> Scrape {
         connections,
         vpc: Some(counters(4)),
         unattributed: counters(5),
+        cpu_packets: (0..300).map(|cpu| (cpu, 1 << (cpu % 32))).collect(),
+        underlays: vec![UnderlayScrape { name: "eth0".to_owned(), interrupts: vec![(0, 11), (3, 12)] }],
         groups: vec![GroupScrape { shares, destinations }],
         omitted_shares: 12,
         routes: vec![("file", 30), ("store", 4)],

@@ -3,7 +3,7 @@
 use std::fs;
 use std::process::Command;
 
-use hub_tests::lab::{AgentCommand, HUB, HubConfig, Namespace, Options, World, agent_binary, retry};
+use hub_tests::lab::{AgentCommand, HUB, HubConfig, Namespace, Options, Rig, World, agent_binary, retry};
 use serde_json::{Value, json};
 
 use crate::{SITES, stdout, vpnhub};
@@ -39,6 +39,11 @@ fn expected() -> (u128, u128) {
     (all, if cpus() > 1 { all } else { 0 })
 }
 
+/// The first CPUs, as the kernel lists them.
+fn list(count: u32) -> String {
+    if count > 1 { format!("0-{}", count - 1) } else { "0".to_owned() }
+}
+
 fn world() -> World {
     let world = World::three_offices(&Options::default()).unwrap();
     world[HUB].batch(WAN).unwrap();
@@ -70,6 +75,11 @@ fn underlays_are_spread_and_put_back_by_reload_and_unload() {
     let vpc = json!({
         "interface": "vpc0", "spread": "auto", "spread_in_force": in_force, "rx_queues": 1, "cpus": cpus(),
         "spread_reason": underlay(&status, "vpc0")["spread_reason"], "spread_hint": underlay(&status, "vpc0")["spread_hint"],
+        // A virtual interface has no interrupts.
+        "receive": {
+            "queues": [{ "queue": 0, "rps_cpus": if auto > 0 { list(cpus()) } else { String::new() } }],
+            "interrupts": [], "interrupt_count": 0,
+        },
     });
     assert_eq!(underlay(&status, "vpc0"), vpc);
     assert_eq!(underlay(&status, "vpc0")["spread_reason"].is_null(), auto > 0);
@@ -139,4 +149,34 @@ fn detaching_agent_puts_masks_back() {
     assert_eq!(mask(&world[HUB], "wan0"), all);
     agent.stop().unwrap();
     assert_eq!(mask(&world[HUB], "wan0"), 0);
+}
+
+/// The sum of a field of all entries.
+fn sum(entries: &Value, field: &str) -> u64 {
+    entries.as_array().unwrap().iter().map(|entry| entry[field].as_u64().unwrap()).sum()
+}
+
+fn values(counts: &Value) -> u64 {
+    counts.as_object().unwrap().values().map(|count| count.as_u64().unwrap()).sum()
+}
+
+#[test]
+fn every_admitted_or_dropped_packet_counts_on_one_cpu() {
+    let rig = Rig::start(&Options::default(), &HubConfig::offices(&SITES)).unwrap();
+    rig.warm_up(&SITES).unwrap();
+    let status = rig.agent.status().unwrap();
+    let sources = || status["connections"].as_array().unwrap().iter().chain([&status["vpc"]]);
+    let admitted: u64 = sources().map(|source| source["rx_packets"].as_u64().unwrap()).sum();
+    assert!(admitted > 0);
+    assert_eq!(sum(&status["cpus"], "packets"), admitted + values(&status["drops"]));
+    for source in sources() {
+        let processed = source["rx_packets"].as_u64().unwrap() + values(&source["drops"]);
+        let listed = sum(&source["cpu_packets"], "packets");
+        // The eight busiest CPUs are listed.
+        assert!(listed == processed || cpus() > 8 && listed < processed, "{source}");
+    }
+    let online = status["cpus"].as_array().unwrap().len() as u64 + status["cpus_omitted"].as_u64().unwrap();
+    assert!(online >= cpus().into(), "{status:?}");
+    let table = stdout(&rig.agent.cli(&["status"]).unwrap());
+    assert!(table.contains("MOST PACKETS FROM"), "{table}");
 }

@@ -5,6 +5,7 @@ mod bulk;
 mod changed;
 mod cleanup;
 mod flows;
+mod full;
 mod interfaces;
 mod states;
 mod stream;

@@ -1,10 +1,14 @@
 //! The exit of the agent, and its next start.
 
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
 use std::time::Duration;
 
 use hub_tests::lab::{
     self, AgentCommand, HANGZHOU, HUB, HubConfig, Options, Ping, Rig, SHANGHAI, World, agent_binary, reach, retry,
 };
+use hub_userspace::datapath::{Claim, Instance};
 use nix::sys::signal::Signal;
 
 use crate::{SITES, traces, warm_hub};
@@ -121,7 +125,7 @@ fn crashed_agent_leaves_datapath_to_successor() {
 fn unneeded_leftovers_of_crash_are_removed_at_start() {
     let Rig { agent, world } = warm_hub(&HubConfig::offices(&SITES));
     let scratch = agent.kill().unwrap();
-    std::fs::write(scratch.file("vpnhub.toml"), HubConfig::offices(&[SHANGHAI, HANGZHOU]).to_string()).unwrap();
+    fs::write(scratch.file("vpnhub.toml"), HubConfig::offices(&[SHANGHAI, HANGZHOU]).to_string()).unwrap();
     let agent = AgentCommand::new(agent_binary()).start_in(&world[HUB], scratch).unwrap();
     let found = traces(&world[HUB]);
     for gone in ["10.10.30.0/24", "fd00:10:10:30::/64", "tun-nb"] {
@@ -146,13 +150,61 @@ fn cleanup_removes_crash_leftovers_unless_agent_runs() {
     assert_eq!((code, complaint.as_str()), (Some(0), ""));
     let count = said.strip_prefix("removed: ").and_then(|rest| {
         // Four interfaces, each with XDP and TC.
-        rest.strip_suffix(" routes, rules and neighbours; 8 programs on interfaces")
+        rest.strip_suffix(" routes, rules and neighbours; 8 programs on interfaces; the nftables table")
     });
     assert!(count.and_then(|count| count.parse::<u32>().ok()).is_some_and(|count| count >= 6), "{said}");
     assert_eq!(traces(&world[HUB]), "");
     assert_eq!(cleanup(&world, "table").1, "nothing to remove");
     assert_eq!(
         cleanup(&world, "json").1,
-        r#"{"interfaces":[],"routes":0,"policies":0,"programs":0,"receive_queues":0}"#
+        r#"{"interfaces":[],"routes":0,"policies":0,"programs":0,"table":false,"receive_queues":0}"#
     );
+}
+
+/// Tunnels may be up by then.
+#[test]
+fn start_that_fails_leaves_sites_blocked() {
+    let world = World::three_offices(&Options::default().slow_path(true)).unwrap();
+    let hub = &world[HUB];
+    for site in [SHANGHAI, HANGZHOU] {
+        let (network, peer, device) = (site.network4(), site.peer4(0), site.hub_device(0));
+        hub.ip(&format!("route add {network} via {peer} dev {device}")).unwrap();
+    }
+    let reaches = || {
+        let ping = Ping::new(HANGZHOU.host4().into()).timeout(Duration::from_millis(500));
+        ping.run(&world["shanghai"]).unwrap().received > 0
+    };
+    assert!(reaches(), "the kernel forwards by its own routes");
+
+    // This makes the directory, and mounts bpffs where it is missing.
+    let instance: Instance = hub.instance().parse().unwrap();
+    hub.enter(|| drop(Claim::new(&instance).unwrap())).unwrap();
+    let obstacle = Obstacle::put(hub.pins().join("tables-new"));
+    let command = AgentCommand::new(agent_binary());
+    let error = command.start_with(hub, &HubConfig::offices(&SITES).to_string()).unwrap_err().to_string();
+    assert!(error.contains("tables-new") && error.contains("the nftables table inet vpnhub stays"), "{error}");
+    assert!(!reaches());
+    assert_eq!(traces(hub).lines().filter(|line| !line.starts_with("link: ")).collect::<Vec<_>>(), [""; 0]);
+    drop(obstacle);
+    assert_eq!(cleanup(&world, "table").1, "removed: the nftables table");
+    assert!(reaches());
+}
+
+/// A mount where the agent wants to put its tables.
+struct Obstacle(PathBuf);
+
+impl Obstacle {
+    fn put(path: PathBuf) -> Self {
+        fs::create_dir(&path).unwrap();
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "obstacle"]).arg(&path).status().unwrap();
+        assert!(mounted.success());
+        Self(path)
+    }
+}
+
+impl Drop for Obstacle {
+    fn drop(&mut self) {
+        let removed = Command::new("umount").arg(&self.0).status();
+        assert!(removed.is_ok_and(|status| status.success()) || std::thread::panicking());
+    }
 }

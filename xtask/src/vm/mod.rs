@@ -18,7 +18,7 @@ use crate::{
 use guest::{Guest, Machine, quoted};
 use kernel::{Kernel, METAPACKAGE};
 
-pub use bench::bench;
+pub use bench::{bench, bench_on_two_cpus};
 
 mod bench;
 mod guest;

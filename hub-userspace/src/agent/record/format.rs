@@ -287,8 +287,8 @@ pub struct TunnelsChange {
 impl TunnelsChange {
     /// Runs in time proportional to the difference.
     fn between(old: &Tunnels, new: &Tunnels) -> Self {
-        // The stranger is no input of any decision.
-        let Tunnels { tunnels, problems, unreachable, heard, stranger: _ } = new;
+        // The stranger and the version are no input of any decision.
+        let Tunnels { tunnels, problems, unreachable, heard, stranger: _, lacks_per_cpu_sas: _ } = new;
         let MapChange { set, gone } = MapChange::between(&old.tunnels, tunnels);
         Self {
             set: set.into_iter().map(|(name, tunnel)| (name, Tunnel::clone(&tunnel))).collect(),

@@ -1,5 +1,6 @@
 //! Output of `vpnhub status` and the control socket. The JSON is a contract: fields may be added, never changed.
 
+mod cpus;
 mod routes;
 pub mod warning;
 mod without_agent;
@@ -13,6 +14,7 @@ use hub_common::Reason;
 use serde::{Deserialize, Serialize};
 
 pub use self::{
+    cpus::{CpuStatus, InterruptStatus, InterruptsOfCpu, PacketsOfCpu, QueueStatus, ReceiveStatus},
     routes::{LearnedStatus, RouteStatus},
     without_agent::{RunningConnectionStatus, RunningInterfaceStatus, WithoutAgent},
 };
@@ -41,6 +43,12 @@ pub struct Status {
     /// Interfaces on which encrypted packets arrive, ordered by name.
     #[serde(default)]
     pub underlays: Vec<UnderlayStatus>,
+    /// Online CPUs, and others with packets, ascending: the 64 with most packets.
+    #[serde(default)]
+    pub cpus: Vec<CpuStatus>,
+    /// Number of CPUs that `cpus` omits.
+    #[serde(default)]
+    pub cpus_omitted: usize,
     /// Ordered by name.
     pub connections: Vec<ConnectionStatus>,
     /// Routes of the files in file order, then those of the store, oldest first, then the learned ones that carry
@@ -151,6 +159,10 @@ pub struct VpcStatus {
     pub attachment: Attachment,
     #[serde(flatten)]
     pub traffic: Traffic,
+    /// Packets from it, by the CPU that processed them, without those counted by earlier versions of the program: the
+    /// eight CPUs with most.
+    #[serde(default)]
+    pub cpu_packets: Vec<PacketsOfCpu>,
 }
 
 /// How received packets of few receive queues are distributed over the CPUs.
@@ -172,6 +184,9 @@ pub struct UnderlayStatus {
     pub rx_queues: Option<usize>,
     /// Number of online CPUs, if known.
     pub cpus: Option<u32>,
+    /// Queues and interrupts; `None` if unknown.
+    #[serde(default)]
+    pub receive: Option<ReceiveStatus>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -210,6 +225,10 @@ pub struct ConnectionStatus {
     pub attachment: Attachment,
     #[serde(flatten)]
     pub traffic: Traffic,
+    /// Packets from it, by the CPU that processed them, without those counted by earlier versions of the program: the
+    /// eight CPUs with most.
+    #[serde(default)]
+    pub cpu_packets: Vec<PacketsOfCpu>,
 }
 
 /// A connection's tunnel, as reported by strongSwan.
@@ -267,6 +286,9 @@ pub struct ChildStatus {
     /// The same as pairs: the site's side, then the hub's. 4096 at most.
     #[serde(default)]
     pub selectors: Vec<String>,
+    /// The CPU whose packets it carries, with `per_cpu_sas`; `None`: any.
+    #[serde(default)]
+    pub cpu: Option<u32>,
 }
 
 /// State of a health check.
@@ -326,6 +348,7 @@ impl From<&Tunnel> for IpsecStatus {
             local: texts(&child.local),
             remote: texts(&child.remote),
             selectors: child.pairs().take(MOST_PAIRS).collect::<BTreeSet<_>>().iter().map(Pair::to_string).collect(),
+            cpu: child.cpu,
         });
         Self {
             ike: tunnel.ike.clone(),

@@ -10,3 +10,5 @@ pub const SENDER_CHECKSUM: &str = "sender_checksum";
 pub const LEARNED_REFUSED: &str = "learned_refused";
 /// Flows are shared with another customer gateway.
 pub const SHARED_FLOWS: &str = "shared_flows";
+/// strongSwan has no SAs for each CPU.
+pub const PER_CPU_SAS: &str = "per_cpu_sas";

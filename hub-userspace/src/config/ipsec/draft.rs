@@ -52,6 +52,7 @@ pub struct EspDraft {
     pub proposals: List<Proposal>,
     pub lifetime: Option<Located<Duration>>,
     pub pfs: Option<Located<bool>>,
+    pub per_cpu_sas: Option<Located<bool>>,
 }
 
 impl IpsecDraft {
@@ -127,6 +128,10 @@ impl IkeDraft {
 
 impl EspDraft {
     fn finish(self) -> Option<Esp> {
-        Some(Esp { proposals: self.proposals.finish()?, lifetime: self.lifetime?.value })
+        Some(Esp {
+            proposals: self.proposals.finish()?,
+            lifetime: self.lifetime?.value,
+            per_cpu_sas: self.per_cpu_sas?.value,
+        })
     }
 }

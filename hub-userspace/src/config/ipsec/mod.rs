@@ -7,6 +7,7 @@ mod algorithm;
 mod draft;
 mod identity;
 mod interface_mtu;
+mod per_cpu;
 mod proposal;
 mod read;
 mod responder;
@@ -125,6 +126,8 @@ pub struct Esp {
     pub proposals: Vec<Proposal>,
     /// Whole seconds.
     pub lifetime: Duration,
+    /// An SA for each CPU (RFC 9611).
+    pub per_cpu_sas: bool,
 }
 
 impl Ipsec {

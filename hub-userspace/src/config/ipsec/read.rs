@@ -39,7 +39,7 @@ const KEYS: &[&str] = &[
     "esp",
 ];
 const IKE_KEYS: &[&str] = &["version", "mode", "proposals", "lifetime"];
-const ESP_KEYS: &[&str] = &["proposals", "lifetime", "pfs"];
+const ESP_KEYS: &[&str] = &["proposals", "lifetime", "pfs", "per_cpu_sas"];
 const STARTS: [(&str, StartAction); 3] =
     [("trap", StartAction::Trap), ("start", StartAction::Start), ("none", StartAction::None)];
 const MODES: [(&str, IkeV1Mode); 2] = [("main", IkeV1Mode::Main), ("aggressive", IkeV1Mode::Aggressive)];
@@ -202,7 +202,8 @@ impl SectionReader<'_, '_> {
                 _ => Ok(()),
             });
         let lifetime = lifetime(&section, DEFAULT_ESP_LIFETIME, report);
-        Some(EspDraft { proposals, lifetime, pfs })
+        let per_cpu_sas = section.or_default("per_cpu_sas", false, report, value::boolean);
+        Some(EspDraft { proposals, lifetime, pfs, per_cpu_sas })
     }
 
     /// Weak settings are an error, or a warning if they are allowed.

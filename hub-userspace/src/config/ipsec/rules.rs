@@ -15,6 +15,7 @@ use super::{
     },
     Identity, IpsecDraft,
     draft::IdentityDraft,
+    per_cpu,
     read::files,
     responder,
     secret::{Secret, SecretError, SecretFault, check_key},
@@ -35,6 +36,7 @@ pub fn validate(draft: &Draft, files: Files, report: &mut DiagnosticReport<'_>) 
     check_local_ids(draft, report);
     check_identities(draft, &sites, report);
     responder::validate(draft, &sites, report);
+    per_cpu::validate(draft, &sites, report);
     check_if_ids(draft, report);
     if files == Files::Here {
         check_files(draft, report);

@@ -184,7 +184,11 @@ fn guard(metadata: &fs::Metadata) -> Result<(), SecretFault> {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
+    use std::{
+        fs,
+        os::unix::fs::{PermissionsExt as _, chown},
+        path::Path,
+    };
 
     use super::{Secret, SecretFault};
 
@@ -216,6 +220,17 @@ mod tests {
         for mode in [0o640, 0o604, 0o644, 0o620, 0o602, 0o610] {
             assert_eq!(read(SECRET.as_bytes(), mode), Err(SecretFault::Exposed(mode)));
         }
+    }
+
+    /// Its owner can read and replace it. Run this as root: nobody else may give files away.
+    #[test]
+    fn secret_file_of_another_user_is_rejected() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("psk");
+        fs::write(&file, SECRET).expect("written");
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).expect("set");
+        chown(&file, Some(12_345), None).expect("root gives it away");
+        assert_eq!(Secret::read(&file).expect_err("refused").fault, SecretFault::Foreign(12_345));
     }
 
     #[test]

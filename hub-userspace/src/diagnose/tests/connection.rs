@@ -129,9 +129,17 @@ fn narrowed_selectors_are_warnings_with_reason_and_remedy() {
 #[test]
 fn warnings_of_the_status_have_codes() {
     let diagnosis = with(1, |connection| {
-        connection["warnings"] = json!(["one", "two; give each its own", "three", "four", "five", "six", "seven"]);
-        connection["warning_codes"] =
-            json!(["no_hub_address", "shared_flows", "bridge_port", "sender_checksum", "learned_refused", "later"]);
+        connection["warnings"] =
+            json!(["one", "two; give each its own", "three", "four", "five", "six", "seven", "eight"]);
+        connection["warning_codes"] = json!([
+            "no_hub_address",
+            "shared_flows",
+            "bridge_port",
+            "sender_checksum",
+            "learned_refused",
+            "per_cpu_sas",
+            "later"
+        ]);
     });
     let expected = [
         "warning no_hub_address b",
@@ -139,6 +147,7 @@ fn warnings_of_the_status_have_codes() {
         "warning bridge_port b",
         "warning sender_checksum b",
         "warning learned_refused b",
+        "warning per_cpu_sas b",
         "warning connection_warning b",
         "warning connection_warning b",
     ];

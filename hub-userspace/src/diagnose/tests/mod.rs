@@ -2,6 +2,7 @@
 
 mod configuration;
 mod connection;
+mod cpus;
 mod host;
 mod interface;
 mod texts;

@@ -68,6 +68,9 @@ pub struct ChildSa {
     /// Its packets on the outside.
     #[serde(default)]
     pub outside: Outside,
+    /// The CPU whose packets it carries, if it is one of several SAs of a child (RFC 9611).
+    #[serde(default)]
+    pub cpu: Option<u32>,
 }
 
 /// The packets of a pair of ESP SAs, as they leave.
@@ -198,14 +201,16 @@ impl ChildSa {
             local: selectors("local-ts"),
             remote: selectors("remote-ts"),
             outside: Outside::read(ike, section),
+            cpu: section.value("cpu").and_then(|cpu| cpu.parse().ok()),
         })
     }
 
     /// Whether both are the same SA in the same state: their counters may differ.
     pub fn is_same(&self, other: &Self) -> bool {
-        let Self { id, name, state, spi_in, spi_out, bytes_in: _, bytes_out: _, age: _, local, remote, outside } = self;
+        let Self { id, name, state, spi_in, spi_out, bytes_in: _, bytes_out: _, age: _, local, remote, outside, cpu } =
+            self;
         (id, name, state, spi_in, spi_out) == (&other.id, &other.name, &other.state, &other.spi_in, &other.spi_out)
-            && (local, remote, outside) == (&other.local, &other.remote, &other.outside)
+            && (local, remote, outside, cpu) == (&other.local, &other.remote, &other.outside, &other.cpu)
     }
 
     /// Whether it carries traffic.

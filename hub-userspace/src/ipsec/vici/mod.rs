@@ -14,6 +14,7 @@ pub mod hint;
 pub mod message;
 pub mod missing;
 mod names;
+pub mod per_cpu;
 pub mod selector;
 pub mod session;
 pub mod table;

@@ -16,6 +16,8 @@ pub struct Tunnels {
     pub problems: OrdMap<String, String>,
     /// Why their state is unknown; `None`: charon answers.
     pub unreachable: Option<String>,
+    /// charon's version, if it has no SAs for each CPU although a connection is to have them.
+    pub lacks_per_cpu_sas: Option<String>,
     /// All SAs have been listed at least once.
     pub heard: bool,
     /// The latest peer that has tried to connect and has no connection. Not evidence of any connection's state.
@@ -93,6 +95,7 @@ mod tests {
             local: selectors("192.168.0.0/24"),
             remote: selectors("10.1.0.0/24"),
             outside: Outside::default(),
+            cpu: None,
         };
         let up = |bytes| Arc::new(Tunnel { children: vec![child(bytes)], ..Tunnel::default() });
         let tunnels = (0..1000).map(|number| (format!("site-{number}"), up(0))).collect();

@@ -78,6 +78,20 @@ impl CpuMask {
         })
     }
 
+    /// As a list of ranges: `0-3,8`; empty without any.
+    pub fn list(&self) -> String {
+        let mut ranges: Vec<(u32, u32)> = Vec::new();
+        for cpu in self.cpus() {
+            match ranges.last_mut() {
+                Some((_, last)) if *last + 1 == cpu => *last = cpu,
+                _ => ranges.push((cpu, cpu)),
+            }
+        }
+        let text =
+            |(first, last): (u32, u32)| if first == last { first.to_string() } else { format!("{first}-{last}") };
+        ranges.into_iter().map(text).collect::<Vec<_>>().join(",")
+    }
+
     /// The CPUs that are not in `other`.
     pub fn without(&self, other: &Self) -> Self {
         let others = other.words.iter().chain(iter::repeat(&0));

@@ -9,12 +9,15 @@ mod decide;
 mod mask;
 mod memory;
 mod plan;
+mod receive;
 mod sysfs;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
     os::fd::OwnedFd,
+    path::PathBuf,
+    sync::Arc,
 };
 
 use rustix::{
@@ -24,12 +27,15 @@ use rustix::{
 use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
-pub use self::plan::{SpreadInterface, SpreadPlan, VLANS};
 use self::{
     decide::{Action, OwnMask},
-    mask::CpuMask,
     memory::{Memory, Remembered},
     sysfs::{Queues, SpreadFailure, Sysfs},
+};
+pub use self::{
+    mask::CpuMask,
+    plan::{SpreadInterface, SpreadPlan, VLANS},
+    receive::{Interrupt, Receive, ReceiveReader, Softnet},
 };
 use crate::{
     config::{Config, model::Spread},
@@ -46,6 +52,12 @@ pub struct Incarnation {
     pub index: u32,
     /// `None` without a link address of 6 bytes.
     pub mac: Option<[u8; 6]>,
+}
+
+impl Incarnation {
+    pub const fn of(link: &Link) -> Self {
+        Self { index: link.index, mac: link.mac }
+    }
 }
 
 /// The desired state of an interface.
@@ -72,7 +84,7 @@ impl Underlays {
             let is_above =
                 |other: &Link| link.is_some_and(|link| other.vlan.is_some_and(|(lower, _)| lower == link.index));
             let has_vlans = underlay.spread == Spread::Xdp && host.links.values().any(is_above);
-            let link = link.map(|Link { index, mac, .. }| Incarnation { index: *index, mac: *mac });
+            let link = link.map(Incarnation::of);
             (name.clone(), Desired { spread: underlay.spread, link, upper, has_vlans })
         });
         Self(underlays.collect())
@@ -110,7 +122,7 @@ pub struct SpreadReport {
 #[derive(Debug)]
 pub struct Spreader {
     /// Opened when it is needed first.
-    sysfs: Option<Sysfs>,
+    sysfs: Option<Arc<Sysfs>>,
     memory: Memory,
     reports: BTreeMap<String, SpreadReport>,
     /// Failures by the interface's name, so that each is logged once.
@@ -178,6 +190,11 @@ impl Spreader {
     pub fn esp_offload(&self) -> Option<&'static str> {
         let sysfs = self.sysfs.as_ref()?;
         ["esp4_offload", "esp6_offload"].into_iter().find(|module| sysfs.has_module(module))
+    }
+
+    /// Reads queues, interrupts and counts of CPUs; `None` before the first underlay.
+    pub fn receive_reader(&self) -> Option<ReceiveReader> {
+        Some(ReceiveReader::new(Arc::clone(self.sysfs.as_ref()?), PathBuf::from("/proc")))
     }
 
     /// Puts back all masks of this and earlier agents; returns the number of queues. Continues after a failure.
@@ -314,12 +331,12 @@ impl Spreader {
     }
 }
 
-fn sysfs(opened: &mut Option<Sysfs>) -> Result<&Sysfs, SpreadFailure> {
+fn sysfs(opened: &mut Option<Arc<Sysfs>>) -> Result<&Sysfs, SpreadFailure> {
     if opened.is_none() {
         let sysfs = Sysfs::open().map_err(|error| SpreadFailure::Read(sysfs::VISIBLE.to_owned(), error))?;
-        return Ok(opened.insert(sysfs));
+        return Ok(opened.insert(Arc::new(sysfs)));
     }
-    opened.as_ref().ok_or(SpreadFailure::OtherNamespace)
+    opened.as_deref().ok_or(SpreadFailure::OtherNamespace)
 }
 
 /// The present name of an interface; `None` if it is gone.

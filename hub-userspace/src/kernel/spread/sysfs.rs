@@ -13,7 +13,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{Dir, Mode, OFlags, ResolveFlags, open, openat2},
+    fs::{Dir, Mode, OFlags, ResolveFlags, open, openat, openat2},
     io::Errno,
     mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen},
 };
@@ -106,11 +106,29 @@ impl Sysfs {
         directory(&self.root, &format!("module/{name}")).is_ok()
     }
 
+    /// A file's text.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn text(&self, path: &str) -> io::Result<String> {
+        read(&self.root, path)
+    }
+
     /// The receive queues of an interface.
     ///
     /// # Errors
     /// When this sysfs does not show the interface, or it cannot be read.
     pub fn queues(&self, name: &str, link: &Incarnation) -> Result<Queues, SpreadFailure> {
+        let directory = directory(&self.interface(name, link)?, "queues");
+        let directory = directory.map_err(|error| SpreadFailure::Read(name.to_owned(), error))?;
+        Ok(Queues { interface: name.to_owned(), directory })
+    }
+
+    /// The directory of an interface.
+    ///
+    /// # Errors
+    /// As [`Self::queues`].
+    pub fn interface(&self, name: &str, link: &Incarnation) -> Result<OwnedFd, SpreadFailure> {
         let failure = |error: io::Error| SpreadFailure::Read(name.to_owned(), error);
         let stranger = |error: io::Error| match error.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::NotADirectory if !self.is_own => SpreadFailure::OtherNamespace,
@@ -135,9 +153,21 @@ impl Sysfs {
                 return Err(SpreadFailure::OtherNamespace);
             }
         }
-        let directory = directory(&interface, "queues").map_err(failure)?;
-        Ok(Queues { interface: name.to_owned(), directory })
+        Ok(interface)
     }
+}
+
+/// Names in a directory that may be a symbolic link. It may be outside `parent`, as a device's directory is.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn names(parent: impl AsFd, path: &str) -> io::Result<Vec<String>> {
+    let directory = openat(&parent, path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let mut names = Vec::new();
+    for entry in Dir::read_from(&directory)? {
+        names.extend(entry?.file_name().to_str().ok().map(str::to_owned));
+    }
+    Ok(names)
 }
 
 /// A sysfs of the calling thread's network namespace, without a path.
@@ -166,12 +196,20 @@ impl Queues {
     /// # Errors
     /// When one cannot be read, or the kernel has no RPS.
     pub fn masks(&self) -> Result<BTreeMap<u32, CpuMask>, SpreadFailure> {
+        self.first_masks(MAX_QUEUES)
+    }
+
+    /// The masks of at most so many queues.
+    ///
+    /// # Errors
+    /// As [`Self::masks`].
+    pub fn first_masks(&self, most: usize) -> Result<BTreeMap<u32, CpuMask>, SpreadFailure> {
         let failure = |error: io::Error| SpreadFailure::Read(self.interface.clone(), error);
         let mut masks = BTreeMap::new();
         for entry in Dir::read_from(&self.directory).map_err(|error| failure(error.into()))? {
             let entry = entry.map_err(|error| failure(error.into()))?;
             let number = entry.file_name().to_str().ok().and_then(|name| name.strip_prefix("rx-")?.parse().ok());
-            if let Some(number) = number.filter(|_| masks.len() < MAX_QUEUES) {
+            if let Some(number) = number.filter(|_| masks.len() < most) {
                 masks.insert(number, self.mask(number)?);
             }
         }

@@ -27,11 +27,13 @@ fn mask_text_equals_kernel_format() {
         let found = CpuMask::parse_list(list).expect(list);
         assert_eq!((found.to_string().as_str(), found.count()), (text, count), "{list}");
         assert_eq!(mask(text), found, "{list}");
+        assert_eq!(found.list(), list);
     }
     // The kernel pads words to the number of possible CPUs.
     assert_eq!(mask("00000000,00000003"), mask("3"));
     assert_eq!(mask("0,00000000").to_string(), "0");
     assert!(mask("00").is_empty());
+    assert_eq!(mask("0").list(), "");
 }
 
 #[test]
@@ -185,7 +187,7 @@ impl Host {
     /// An agent's.
     fn spreader(&self) -> Spreader {
         let mut spreader = Spreader::start(self.lock(), "1.spread".to_owned());
-        spreader.sysfs = Some(self.sysfs());
+        spreader.sysfs = Some(Arc::new(self.sysfs()));
         spreader
     }
 }

@@ -77,7 +77,7 @@ impl Family {
 type SampleWriter = fn(&Scrape, &mut Samples<'_>) -> fmt::Result;
 
 /// All families, in the order of the text.
-pub static FAMILIES: [Family; 39] = [
+pub static FAMILIES: [Family; 41] = [
     Family {
         kind: Kind::Info,
         ..Family::gauge("vpnhub_build", "Version of the agent.", |_, out| {
@@ -165,6 +165,21 @@ pub static FAMILIES: [Family; 39] = [
         |scrape, out| by_reason(&scrape.unattributed, false, |reason, count| out.count(&[reason], count)),
     )
     .by(&["reason"]),
+    Family::counter("vpnhub_cpu_packets", "Packets that the program has processed on the CPU.", |scrape, out| {
+        each_cpu(&scrape.cpu_packets, |cpu, packets| out.count(&[("cpu", cpu)], packets))
+    })
+    .by(&["cpu"]),
+    Family::counter(
+        "vpnhub_underlay_interrupts",
+        "Interrupts of the underlay's device that the CPU has served.",
+        |scrape, out| {
+            scrape.underlays.iter().try_for_each(|underlay| {
+                let interface = ("interface", underlay.name.as_str());
+                each_cpu(&underlay.interrupts, |cpu, count| out.count(&[interface, ("cpu", cpu)], count))
+            })
+        },
+    )
+    .by(&["interface", "cpu"]),
     Family::gauge(
         "vpnhub_route_share",
         "Share of the destination's flows that the next hop carries now, of destinations with several next hops.",
@@ -279,6 +294,15 @@ impl ConnectionScrape {
 
 fn each(scrape: &Scrape, write: impl FnMut(&ConnectionScrape) -> fmt::Result) -> fmt::Result {
     scrape.connections.iter().try_for_each(write)
+}
+
+/// CPUs with a series of their own, in the order of their numbers: the others share one, with `other` as their number.
+const MOST_CPUS: usize = 256;
+
+fn each_cpu(counts: &[(u32, u64)], mut write: impl FnMut(&str, u64) -> fmt::Result) -> fmt::Result {
+    let (own, others) = counts.split_at(counts.len().min(MOST_CPUS));
+    own.iter().try_for_each(|(cpu, count)| write(&cpu.to_string(), *count))?;
+    if others.is_empty() { Ok(()) } else { write("other", others.iter().map(|(_, count)| count).sum()) }
 }
 
 fn process(scrape: &Scrape, write: impl FnOnce(&ProcessScrape) -> fmt::Result) -> fmt::Result {

@@ -22,6 +22,10 @@ pub struct Scrape {
     pub vpc: Option<Counters>,
     /// Counters of packets without an attributable connection.
     pub unattributed: Counters,
+    /// Packets that the program has processed, by CPU.
+    pub cpu_packets: Vec<(u32, u64)>,
+    /// Those that exist.
+    pub underlays: Vec<UnderlayScrape>,
     /// Destinations with several next hops.
     pub groups: Vec<GroupScrape>,
     /// Number of shares that `groups` omits.
@@ -78,6 +82,14 @@ pub struct GroupScrape {
     /// Each next hop with its share of the flows, 0..=1.
     pub shares: Vec<(String, f64)>,
     pub destinations: Vec<ipnet::IpNet>,
+}
+
+/// An interface of encrypted packets.
+#[derive(Debug)]
+pub struct UnderlayScrape {
+    pub name: String,
+    /// Interrupts of its device by CPU.
+    pub interrupts: Vec<(u32, u64)>,
 }
 
 #[derive(Debug)]

@@ -29,6 +29,9 @@ const REKEY_PACKETS: &str = "3600000000";
 /// Maximum size of a PEM file in bytes: slightly below the maximum length of a message's value.
 const LONGEST_PEM: usize = 60_000;
 
+/// The key of a child that has an SA for each CPU.
+pub const PER_CPU_SAS: &str = "per_cpu_sas";
+
 /// charon's name for a connection.
 pub fn name_of(connection: &str) -> String {
     format!("{PREFIX}{connection}")
@@ -134,6 +137,23 @@ impl DesiredState {
         Ok(())
     }
 
+    /// Whether a connection has SAs for each CPU.
+    pub fn has_per_cpu_sas(&self) -> bool {
+        self.connections.values().any(has_per_cpu_sas)
+    }
+
+    /// Each child has one SA: charon does not know the key, and would reject the connection.
+    pub fn without_per_cpu_sas(mut self, config: &Config) -> Self {
+        for (name, message) in self.connections.iter_mut().filter(|(_, message)| has_per_cpu_sas(message)) {
+            let Some(tunnel) = connection_of(name).and_then(|name| config.tunnel(name)) else { continue };
+            let children = child_selectors(&tunnel).into_iter().fold(Message::default(), |children, selectors| {
+                children.with_section(&selectors.name, single(child(&tunnel, &selectors), tunnel.ipsec.start))
+            });
+            *message = message.clone().without("children").with_section("children", children);
+        }
+        self
+    }
+
     pub fn is_empty(&self) -> bool {
         self.connections.is_empty() && self.secrets.is_empty()
     }
@@ -228,6 +248,11 @@ impl DesiredState {
     }
 }
 
+fn has_per_cpu_sas(connection: &Message) -> bool {
+    let children = connection.section("children").into_iter().flat_map(Message::sections);
+    children.into_iter().any(|(_, child)| child.value(PER_CPU_SAS).is_some())
+}
+
 fn pem(file: &Path) -> Result<Pem, String> {
     let text = read_text(file, LONGEST_PEM).map_err(|error| format!("{} cannot be read: {error}", file.display()))?;
     match text {
@@ -282,13 +307,31 @@ fn connection(tunnel: &TunnelParameters<'_>, certificates: Option<(&Pem, Option<
         message = message.with("aggressive", "yes");
     }
     let children = child_selectors(tunnel).into_iter().fold(Message::default(), |children, selectors| {
-        let mut child = child(tunnel, &selectors).with("start_action", ipsec.start.name());
-        if ipsec.start == StartAction::Start {
-            child = child.with("dpd_action", "start").with("close_action", "start");
-        }
+        let child = child(tunnel, &selectors);
+        let child = if ipsec.esp.per_cpu_sas { per_cpu(child, ipsec.start) } else { single(child, ipsec.start) };
         children.with_section(&selectors.name, child)
     });
     message.with_section("local-1", local).with_section("remote-1", remote).with_section("children", children)
+}
+
+/// A child with one SA.
+fn single(child: Message, start: StartAction) -> Message {
+    let child = child.with("start_action", start.name());
+    match start {
+        StartAction::Start => child.with("dpd_action", "start").with("close_action", "start"),
+        StartAction::Trap | StartAction::None => child,
+    }
+}
+
+/// A child with an SA for each CPU, which the kernel requests by a trap policy, and one for packets of CPUs without their
+/// own. An SA that the site closes is not established again before a packet needs it.
+fn per_cpu(child: Message, start: StartAction) -> Message {
+    let child = child.with(PER_CPU_SAS, "yes").with("close_action", "trap");
+    match start {
+        StartAction::Start => child.with("start_action", "trap|start").with("dpd_action", "start"),
+        // A rule excludes `None`.
+        StartAction::Trap | StartAction::None => child.with("start_action", "trap").with("dpd_action", "trap"),
+    }
 }
 
 /// The site's address for charon, which resolves a name at each attempt and for each site that begins.

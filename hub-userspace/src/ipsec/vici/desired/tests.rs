@@ -50,6 +50,31 @@ fn commands(after: &DesiredState, before: &DesiredState) -> Vec<String> {
     loads.chain(unloaded(&after.unloads_from(before))).collect()
 }
 
+/// The keys of the only child that depend on `per_cpu_sas`.
+fn actions(desired: &DesiredState) -> [Option<&str>; 4] {
+    let child = desired.connections["vpnhub-a"].section("children").and_then(|all| all.section("vpnhub-a"));
+    ["per_cpu_sas", "start_action", "dpd_action", "close_action"].map(|key| child.and_then(|child| child.value(key)))
+}
+
+#[test]
+fn sas_for_each_cpu_are_requested_by_a_trap_policy() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let without = "esp.per_cpu_sas = false\n";
+    for (start, expected) in [
+        ("start", [Some("yes"), Some("trap|start"), Some("start"), Some("trap")]),
+        ("trap", [Some("yes"), Some("trap"), Some("trap"), Some("trap")]),
+    ] {
+        let start = format!("start = \"{start}\"\nif_id = 7\n");
+        let per_cpu = config(folder.path(), &(start.clone() + "esp.per_cpu_sas = true\n"));
+        let desired = DesiredState::of(&per_cpu);
+        assert_eq!((actions(&desired), desired.has_per_cpu_sas()), (expected, true));
+        // An older charon gets what it would without the setting.
+        let plain = DesiredState::of(&config(folder.path(), &(start + without)));
+        assert!(!plain.has_per_cpu_sas());
+        assert_eq!(desired.without_per_cpu_sas(&per_cpu), plain);
+    }
+}
+
 #[test]
 fn connection_message_matches_configuration() {
     let folder = tempfile::tempdir().expect("a folder");

@@ -339,4 +339,6 @@ impl Gone {
 #[cfg(test)]
 mod naive;
 #[cfg(test)]
+mod per_cpu_tests;
+#[cfg(test)]
 mod tests;

@@ -128,6 +128,7 @@ fn child(random: &mut SmallRng) -> ChildSa {
         local: Vec::new(),
         remote: Vec::new(),
         outside: Outside::default(),
+        cpu: None,
     }
 }
 

@@ -12,6 +12,8 @@ use rtnetlink::{
 };
 use tracing::{debug, info};
 
+use crate::kernel::netlink::SITES_GROUP;
+
 /// `IFLA_IFALIAS` of our interfaces: a restarted agent recognizes them by it.
 const ALIAS: &str = "vpnhub";
 
@@ -166,6 +168,8 @@ impl InterfaceStep {
             Self::Create { name, link } => {
                 message.attributes = vec![
                     LinkAttribute::IfName(name.clone()),
+                    // The nftables table then blocks it from the beginning.
+                    LinkAttribute::Group(SITES_GROUP),
                     LinkAttribute::LinkInfo(vec![
                         LinkInfo::Kind(InfoKind::Xfrm),
                         LinkInfo::Data(InfoData::Xfrm(vec![InfoXfrm::IfId(link.if_id)])),
@@ -295,16 +299,16 @@ mod tests {
         if cfg!(target_endian = "big") {
             return;
         }
-        // struct nlmsghdr, struct ifinfomsg, then IFLA_IFNAME (3), IFLA_LINKINFO (18) with IFLA_INFO_KIND (1) and
-        // IFLA_INFO_DATA (2), in which IFLA_XFRM_IF_ID (2).
+        // struct nlmsghdr, struct ifinfomsg, then IFLA_IFNAME (3), IFLA_GROUP (27), IFLA_LINKINFO (18) with
+        // IFLA_INFO_KIND (1) and IFLA_INFO_DATA (2), in which IFLA_XFRM_IF_ID (2).
         let create = bytes(&InterfaceStep::Create { name: "xf7".into(), link: link(7) });
         assert_eq!(create[4], 16, "RTM_NEWLINK");
-        let mut expected = b"\x08\0\x03\0xf7\0".to_vec();
+        let mut expected = b"\x08\0\x03\0xf7\0\x08\0\x1b\0\x76\0\0\0".to_vec();
         expected.extend(b"\x1c\0\x12\0\x09\0\x01\0xfrm\0\0\0\0\x0c\0\x02\0\x08\0\x02\0\x07\0\0\0");
         let body = &create[32..];
         // The length of the kind may include its terminating zero or not.
         let without_end = b"\x18\0\x12\0\x08\0\x01\0xfrm\0\x0c\0\x02\0\x08\0\x02\0\x07\0\0\0";
-        assert!(body == expected || body[8..] == without_end[..], "{body:02x?}");
+        assert!(body == expected || body[16..] == without_end[..], "{body:02x?}");
         let set = bytes(&InterfaceStep::Set { name: "xf7".into(), mtu: 1400 });
         assert_eq!((set[4], &set[24..32]), (19, &[1, 0, 0, 0, 1, 0, 0, 0][..]), "RTM_SETLINK, IFF_UP");
         assert!(set[32..].starts_with(b"\x08\0\x03\0xf7\0") && set.ends_with(&[0x78, 5, 0, 0]), "{set:02x?}");

@@ -9,6 +9,7 @@ use super::{
     super::super::{
         desired::{DesiredState, Load, Loaded, Unload, connection_of, differs_in_certificates_alone},
         message::Message,
+        per_cpu,
         session::{Session, SessionError},
     },
     DriverTask,
@@ -65,6 +66,7 @@ impl DriverTask {
     }
 
     async fn load_differences(&mut self, session: &mut Session) -> Result<(), SessionError> {
+        self.fit_version(session).await?;
         let mut loads = self.desired.loads_from(&self.loaded);
         let unloads = self.desired.unloads_from(&self.loaded);
         let before = mem::replace(&mut self.loaded, self.desired.clone());
@@ -89,6 +91,32 @@ impl DriverTask {
         }
         let config = &self.config;
         self.retries.retain(|name| config.connections.get(name).is_some_and(|found| found.ipsec.is_some()));
+        Ok(())
+    }
+
+    /// Desires only what charon's version has.
+    async fn fit_version(&mut self, session: &mut Session) -> Result<(), SessionError> {
+        if !self.desired.has_per_cpu_sas() {
+            // It may have been removed from the desired state before, for this charon.
+            let is_desired = self.config.tunnels().any(|tunnel| tunnel.ipsec.esp.per_cpu_sas);
+            self.lacks_per_cpu_sas = self.lacks_per_cpu_sas.take().filter(|_| is_desired);
+            return Ok(());
+        }
+        let version = match &self.version {
+            Some(version) => version.clone(),
+            None => {
+                session.request("version", &Message::default()).await?.value("version").unwrap_or_default().to_owned()
+            }
+        };
+        let lacks = !per_cpu::has_per_cpu_sas(&version);
+        if lacks {
+            if self.lacks_per_cpu_sas.as_ref() != Some(&version) {
+                warn!("{}", per_cpu::missing(&version));
+            }
+            self.desired = mem::take(&mut self.desired).without_per_cpu_sas(&self.config);
+        }
+        self.lacks_per_cpu_sas = lacks.then(|| version.clone());
+        self.version = Some(version);
         Ok(())
     }
 

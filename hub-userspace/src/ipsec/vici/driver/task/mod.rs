@@ -54,6 +54,10 @@ pub struct DriverTask {
     /// The state loaded into the charon of this session.
     loaded: DesiredState,
     refusals: Refusals,
+    /// Version of the charon of this session; `None` as long as nothing depends on it.
+    version: Option<String>,
+    /// As in [`Tunnels`].
+    lacks_per_cpu_sas: Option<String>,
     /// Connections whose files have changed since the last report.
     renewed: BTreeSet<String>,
     /// Connections that are loaded with other certificates when they are down, by charon's name.
@@ -105,6 +109,8 @@ impl DriverTask {
             publisher,
             loaded: DesiredState::default(),
             refusals: Refusals::default(),
+            version: None,
+            lacks_per_cpu_sas: None,
             renewed: BTreeSet::new(),
             deferred: BTreeSet::new(),
             must_load: false,
@@ -237,6 +243,11 @@ impl DriverTask {
 
     async fn serve_until_broken(&mut self, session: &mut Session, socket: &Path) -> Result<(), SessionError> {
         self.loaded = DesiredState::default();
+        self.version = None;
+        if self.lacks_per_cpu_sas.is_some() {
+            // This charon may have them.
+            self.read_files();
+        }
         self.meet(session);
         // First, so that no later event is missed.
         session.subscribe(&EVENTS).await?;

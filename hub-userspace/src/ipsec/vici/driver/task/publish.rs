@@ -38,6 +38,10 @@ impl DriverTask {
         }
         let unreachable = self.lost.as_ref().filter(|_| self.is_forgotten()).map(|(_, why)| why.clone());
         let stranger = self.strangers.last();
+        if self.lacks_per_cpu_sas != view.lacks_per_cpu_sas {
+            view.lacks_per_cpu_sas.clone_from(&self.lacks_per_cpu_sas);
+            is_modified = true;
+        }
         is_modified |= (&unreachable, self.heard, stranger) != (&view.unreachable, view.heard, view.stranger.as_ref());
         if is_modified {
             (view.unreachable, view.heard, view.stranger) = (unreachable, self.heard, stranger.cloned());

@@ -171,3 +171,67 @@ async fn tunnel_that_comes_up_is_published_while_others_are_loaded() {
     assert_eq!(charon.await.expect("it answers"), expected);
     assert_eq!(up(&views.borrow()), names);
 }
+
+/// Answers `version`, and everything else with success. Returns the loaded children, and the number of questions for the
+/// version.
+async fn load_into(mut stream: UnixStream, version: &str) -> (Vec<Message>, usize) {
+    let (mut children, mut asked) = (Vec::new(), 0);
+    while let Some((_, name, message)) = receive(&mut stream).await {
+        let mut answer = vec![CMD_RESPONSE];
+        match name.as_str() {
+            "version" => {
+                asked += 1;
+                answer.extend(Message::default().with("version", version).encode().expect("it fits"));
+            }
+            "load-conn" => {
+                let (_, connection) = message.sections().next().expect("a connection");
+                let (_, child) = connection.section("children").and_then(|all| all.sections().next()).expect("a child");
+                children.push(child.clone());
+            }
+            _ => {}
+        }
+        send(&mut stream, &answer).await;
+    }
+    (children, asked)
+}
+
+#[tokio::test]
+async fn sas_for_each_cpu_are_loaded_if_the_version_has_them() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let secret = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(secret.path(), "a-secret-of-the-test").expect("it can be written");
+    for (version, per_cpu, loaded, asked, lacks) in [
+        ("5.9.8", true, None, 1, Some("5.9.8")),
+        ("6.0.1", true, None, 1, Some("6.0.1")),
+        ("6.0.2", true, Some("yes"), 1, None),
+        ("5.9.8", false, None, 0, None),
+    ] {
+        let text = format!(
+            "[gateway]\nname = \"hub\"\naddress = \"203.0.113.1\"\n[customer_gateway.a]\naddress = \"198.51.100.1\"\n\
+             [connection.a]\ncustomer_gateway = \"a\"\ninterface = \"xfrm-a\"\nlocal_cidrs = [\"192.168.0.0/24\"]\n\
+             remote_cidrs = [\"10.0.0.0/24\"]\n[connection.a.ipsec]\npsk_file = \"{}\"\nesp.per_cpu_sas = {per_cpu}\n",
+            secret.path().display()
+        );
+        let config = crate::config::parse(&text).unwrap_or_else(|errors| panic!("{errors:#?}")).0;
+        let socket = folder.path().join(format!("vici-{version}-{per_cpu}"));
+        let listener = UnixListener::bind(&socket).expect("a socket");
+        let mut session = Session::connect(&socket).await.expect("it listens");
+        let (stream, _) = listener.accept().await.expect("a client");
+        let charon = tokio::spawn(load_into(stream, version));
+        let (_config, configs) = watch::channel(Arc::new(config));
+        let (publisher, views) = watch::channel(Arc::default());
+        let (_requests, queue) = mpsc::channel(1);
+        let mut task = DriverTask::new(configs, queue, publisher);
+        // A second load changes nothing, and neither does reading the files again.
+        task.load(&mut session).await.expect("a charon");
+        task.load(&mut session).await.expect("a charon");
+        task.read_files();
+        task.load(&mut session).await.expect("a charon");
+        task.publish();
+        drop(session);
+        let (children, count) = charon.await.expect("it answers");
+        let values: Vec<_> = children.iter().map(|child| child.value("per_cpu_sas")).collect();
+        assert_eq!((values, count), (vec![loaded], asked), "{version} {per_cpu}");
+        assert_eq!(views.borrow().lacks_per_cpu_sas.as_deref(), lacks, "{version} {per_cpu}");
+    }
+}
