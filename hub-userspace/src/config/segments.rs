@@ -63,7 +63,14 @@ pub(super) fn validate(draft: &Draft, unread: &Unread, report: &mut DiagnosticRe
     let names = || draft.segments.iter().map(|segment| segment.name.value.as_str());
     let mut known = KnownNames::new("segment", names().chain([DEFAULT]), unread);
     for connection in &draft.connections {
-        known.check(connection.segment.as_ref(), || join(&connection.path(), "segment"), report);
+        let path = || join(&connection.path(), "segment");
+        match &connection.segment {
+            Some(segment) if segment.value == VPC => {
+                let problem = Problem::new("\"vpc\" is the VPC side, not a segment of connections");
+                report.error(segment.at, path(), problem.help("name a segment, or remove the key"));
+            }
+            segment => known.check(segment.as_ref(), path, report),
+        }
     }
     let mut known = KnownNames::new("segment", names().chain([VPC, DEFAULT]), unread);
     for segment in &draft.segments {

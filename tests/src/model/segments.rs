@@ -6,8 +6,8 @@ impl World {
     /// Whether packets may go from one to the other, and back.
     pub(super) fn may_meet(&self, sender: &Account, receiver: &Account) -> bool {
         let sides = [sender, receiver].map(|account| self.side(account));
-        let sites = sides.iter().filter(|side| **side != "vpc").count();
-        if sites == 2 && !self.spoke_to_spoke {
+        let is_between_sites = !sides.contains(&"vpc");
+        if is_between_sites && !self.spoke_to_spoke {
             return false;
         }
         // The VPC side admits everyone who asks for it, and so does the default segment.

@@ -262,7 +262,9 @@ impl<'a> Hunt<'a> {
     pub fn settle(&mut self) -> anyhow::Result<()> {
         let mut ways: Vec<(Place, Place)> = Vec::new();
         for site in SITES {
-            ways.extend([(site, Place::Vpc), (Place::Vpc, site)]);
+            let other =
+                if self.arena.variant.segments && !site.may_reach(Place::Vpc) { Place::Delta } else { Place::Vpc };
+            ways.extend([(site, other), (other, site)]);
         }
         ways.extend([(Place::Mgmt, Place::Vpc), (Place::Wan, Place::Vpc)]);
         self.settle_ways(&ways)

@@ -83,14 +83,14 @@ impl Place {
 
     /// Whether a packet may go from one to the other in hunts with segments.
     pub fn may_reach(self, other: Self) -> bool {
-        match (self, other) {
-            // Only the members of "right" reach their own segment.
-            (Alpha | Epsilon, Alpha | Epsilon) => false,
+        match self {
+            // "left" lists neither itself nor the default segment.
+            Alpha | Epsilon => matches!(other, Beta | Vpc),
             // "right" does not list the VPC.
-            (Beta, Vpc) | (Vpc, Beta) => false,
-            // The default segment admits those who list it: "left" does not.
-            (Alpha | Epsilon, Gamma | Delta) | (Gamma | Delta, Alpha | Epsilon) => false,
-            _ => true,
+            Beta => other != Vpc,
+            Gamma | Delta => !matches!(other, Alpha | Epsilon),
+            Vpc => other != Beta,
+            Mgmt | Wan => true,
         }
     }
 
