@@ -3,7 +3,7 @@
 //! The nftables table is in force first: from then on the kernel forwards nothing that no program has marked. So
 //! strongSwan brings up the tunnels while the kernel verifies the programs, which takes most of a start.
 
-use std::{collections::HashSet, path::Path, time::Duration};
+use std::{collections::BTreeSet, path::Path, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
 use tokio::{
@@ -79,7 +79,7 @@ impl Agent {
         if is_running {
             info!(%instance, "taking over the running datapath");
         }
-        let started = Self::start_behind(guard, lock, claim, config, mode, recording).await;
+        let started = Box::pin(Self::start_behind(guard, lock, claim, config, mode, recording)).await;
         if started.is_err() && !is_running {
             warn!(
                 "the nftables table inet vpnhub stays: the kernel forwards nothing from and to the sites until an \
@@ -225,7 +225,7 @@ async fn close(config: &Config, plain_table: bool) -> Result<GuardTable> {
     if !guard.is_there().await? {
         guard.apply(&closed(config))?;
     }
-    let names: HashSet<&str> = sites(config).collect();
+    let names: BTreeSet<&str> = sites(config).collect();
     put_into_group_by_name(&names).await.context("the sites' interfaces cannot be put into a device group")?;
     Ok(guard)
 }

@@ -10,7 +10,7 @@ use nix::net::if_::if_nametoindex;
 use crate::bulk::has_tcx;
 use crate::{SITES, start_again};
 
-/// Places at one hook; one ends the list (`BPF_MPROG_MAX`, linux/bpf_mprog.h).
+/// Places at one hook; one ends the list (`BPF_MPROG_MAX`, `linux/bpf_mprog.h`).
 const MOST: usize = 64 - 1;
 // enum bpf_cmd, enum bpf_prog_type and enum bpf_attach_type (linux/bpf.h).
 const PROG_LOAD: i64 = 5;

@@ -1,6 +1,6 @@
 //! Device groups (`IFLA_GROUP`, `net/core/rtnetlink.c`): an interface keeps its group when it is renamed.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 
 use anyhow::{Result, bail};
 use rtnetlink::packet_route::{
@@ -27,7 +27,7 @@ pub async fn put_into_group(ifindices: &BTreeSet<u32>) -> Result<()> {
 ///
 /// # Errors
 /// As [`put_into_group`].
-pub async fn put_into_group_by_name(names: &HashSet<&str>) -> Result<()> {
+pub async fn put_into_group_by_name(names: &BTreeSet<&str>) -> Result<()> {
     move_between_groups(0, SITES_GROUP, |link| name(link).is_some_and(|name| names.contains(name))).await
 }
 
