@@ -48,6 +48,7 @@ fn verify_reports_size_stack_and_maps_of_every_program() {
         "pktgen_sink",
         "raw_sink",
         "replay",
+        "replay_in_turn",
         "second_tunnel",
         "sink",
         "stamp",
