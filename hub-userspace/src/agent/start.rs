@@ -1,14 +1,15 @@
 //! The start of an agent, which takes over the datapath of an earlier one.
 //!
-//! The nftables table is in force first: from then on the kernel forwards nothing that no program has marked. So
-//! strongSwan brings up the tunnels while the kernel verifies the programs, which takes most of a start.
+//! Without a datapath the nftables table is in force first: from then on the kernel forwards nothing that no program has
+//! marked. So strongSwan brings up the tunnels while the kernel verifies the programs, which takes most of a start. With
+//! a datapath, nothing changes before the programs are loaded: it forwards by the earlier configuration.
 
-use std::{collections::BTreeSet, path::Path, time::Duration};
+use std::{path::Path, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
 use tokio::{
     sync::{broadcast, mpsc, watch},
-    task::spawn_blocking,
+    task::{JoinHandle, spawn_blocking},
     time::{Instant, timeout},
 };
 use tracing::{info, warn};
@@ -29,8 +30,7 @@ use crate::{
         model::{Learn, SelectorSource},
     },
     connection::memory::Clock,
-    datapath::{AttachMode, Claim, Dataplane, Instance},
-    fib::ruleset::sites,
+    datapath::{AttachMode, Claim, DatapathError, Dataplane, Instance},
     health::Prober,
     ipsec::{
         links::first_links,
@@ -39,7 +39,7 @@ use crate::{
     },
     kernel::{
         guard::GuardTable,
-        netlink::{HostFollower, Interfaces, Reconciler, RouteFollower, TableChanges, put_into_group_by_name},
+        netlink::{HostFollower, Interfaces, Reconciler, RouteFollower, TableChanges},
         spread::Spreader,
         sysctl::Sysctls,
     },
@@ -50,6 +50,7 @@ use crate::{
 const EVENTS: usize = 1024;
 /// Longest wait at the start for the SAs while an earlier agent's datapath runs.
 const HEAR_WITHIN: Duration = Duration::from_secs(3);
+const CUT_SHORT: &str = "loading the programs was cut short";
 
 impl Agent {
     /// Loads the programs, reconciles everything, and takes over the datapath of an earlier agent of this instance.
@@ -75,9 +76,12 @@ impl Agent {
         }
         let claim = Claim::new(instance)?;
         let is_running = claim.inherited().is_running;
-        let guard = close(&config, plain_table).await?;
+        let mut guard = GuardTable::open(plain_table).await?;
         if is_running {
             info!(%instance, "taking over the running datapath");
+        } else {
+            // Also in place of a table that is there: others may have emptied it.
+            guard.apply(&closed(&config))?;
         }
         let started = Box::pin(Self::start_behind(guard, lock, claim, config, mode, recording)).await;
         if started.is_err() && !is_running {
@@ -100,16 +104,17 @@ impl Agent {
     ) -> Result<Self> {
         let inherited = claim.inherited().clone();
         let is_running = inherited.is_running;
-        let ike = Driver::start(&config);
         let settings = config.dataplane.clone();
-        let loading = spawn_blocking(move || Dataplane::start(&settings, claim));
+        let mut loading = spawn_blocking(move || Dataplane::start(&settings, claim));
+        let loaded = if is_running { Some((&mut loading).await.context(CUT_SHORT)??) } else { None };
+        let ike = Driver::start(&config);
         let interfaces = Interfaces::start(first_links(&config)).await?;
         let (host, follower) = HostFollower::start().await?;
         let (learned, routes) = RouteFollower::start(config.learn.as_ref().map(Learn::followed)).await?;
         let (memory, name) = lock.companion(SPREAD_MEMORY).context("cannot open the lock's directory again")?;
         let (sender, verdicts) = mpsc::unbounded_channel();
         let (reports, settled) = mpsc::unbounded_channel();
-        let kernel = Host {
+        let mut kernel = Host {
             interfaces,
             policies: PolicyFollower::start(),
             learned,
@@ -123,7 +128,10 @@ impl Agent {
             settled: reports,
             grace: None,
         };
-        let mut datapath = loading.await.context("loading the programs was cut short")??;
+        let mut datapath = match loaded {
+            Some(datapath) => datapath,
+            None => loaded_behind(&mut kernel.guard, &config, loading).await?,
+        };
         datapath.follow_log();
         let neighbour_misses = datapath.neighbour_misses()?;
         let packets =
@@ -218,14 +226,16 @@ impl Agent {
     }
 }
 
-/// Brings the nftables table into force for the sites' interfaces. A table of an earlier agent, whose datapath may
-/// depend on it, is left unchanged: it blocks new interfaces by their device group.
-async fn close(config: &Config, plain_table: bool) -> Result<GuardTable> {
-    let mut guard = GuardTable::open(plain_table).await?;
-    if !guard.is_there().await? {
-        guard.apply(&closed(config))?;
+/// The loaded programs. Keeps the nftables table in force until then: before Linux 6.9 others can remove it.
+async fn loaded_behind(
+    guard: &mut GuardTable,
+    config: &Config,
+    mut loading: JoinHandle<Result<Dataplane, DatapathError>>,
+) -> Result<Dataplane> {
+    loop {
+        tokio::select! {
+            loaded = &mut loading => return Ok(loaded.context(CUT_SHORT)??),
+            () = guard.disturbed() => guard.apply(&closed(config))?,
+        }
     }
-    let names: BTreeSet<&str> = sites(config).collect();
-    put_into_group_by_name(&names).await.context("the sites' interfaces cannot be put into a device group")?;
-    Ok(guard)
 }

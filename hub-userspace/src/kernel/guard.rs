@@ -60,11 +60,6 @@ impl GuardTable {
         Ok(Self { guard, schedule: RestoreSchedule::new(Duration::ZERO, INTERVAL), is_followed: true })
     }
 
-    /// Whether the table exists, no matter which process created it.
-    pub async fn is_there(&self) -> Result<bool> {
-        Ok(self.guard.is_there().await?)
-    }
-
     /// Blocks until the kernel has applied it, so that later steps can rely on it. Needs a multi-threaded runtime.
     pub fn apply(&mut self, ruleset: &Ruleset) -> Result<()> {
         let guard = &mut self.guard;

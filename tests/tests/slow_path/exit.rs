@@ -181,9 +181,16 @@ fn start_that_fails_leaves_sites_blocked() {
     hub.enter(|| drop(Claim::new(&instance).unwrap())).unwrap();
     let obstacle = Obstacle::put(hub.pins().join("tables-new"));
     let command = AgentCommand::new(agent_binary());
-    let error = command.start_with(hub, &HubConfig::offices(&SITES).to_string()).unwrap_err().to_string();
-    assert!(error.contains("tables-new") && error.contains("the nftables table inet vpnhub stays"), "{error}");
-    assert!(!reaches());
+    let fail = || {
+        let error = command.start_with(hub, &HubConfig::offices(&SITES).to_string()).unwrap_err().to_string();
+        assert!(error.contains("tables-new") && error.contains("the nftables table inet vpnhub stays"), "{error}");
+        assert!(!reaches());
+    };
+    fail();
+    // The table without its rules is no protection.
+    assert!(hub.command("nft").args(["flush", "table", "inet", "vpnhub"]).status().unwrap().success());
+    assert!(reaches());
+    fail();
     assert_eq!(traces(hub).lines().filter(|line| !line.starts_with("link: ")).collect::<Vec<_>>(), [""; 0]);
     drop(obstacle);
     assert_eq!(cleanup(&world, "table").1, "removed: the nftables table");

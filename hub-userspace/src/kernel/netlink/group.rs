@@ -20,15 +20,7 @@ pub const SITES_GROUP: u32 = 118;
 /// # Errors
 /// When the kernel does not answer, or refuses. A removed interface is no error.
 pub async fn put_into_group(ifindices: &BTreeSet<u32>) -> Result<()> {
-    move_between_groups(0, SITES_GROUP, |link| ifindices.contains(&link.header.index)).await
-}
-
-/// As [`put_into_group`], for the interfaces with these names that exist.
-///
-/// # Errors
-/// As [`put_into_group`].
-pub async fn put_into_group_by_name(names: &BTreeSet<&str>) -> Result<()> {
-    move_between_groups(0, SITES_GROUP, |link| name(link).is_some_and(|name| names.contains(name))).await
+    move_between_groups(0, SITES_GROUP, |ifindex| ifindices.contains(&ifindex)).await
 }
 
 /// Moves all other interfaces out of [`SITES_GROUP`].
@@ -36,16 +28,18 @@ pub async fn put_into_group_by_name(names: &BTreeSet<&str>) -> Result<()> {
 /// # Errors
 /// As [`put_into_group`].
 pub async fn take_out_of_group(but: &BTreeSet<u32>) -> Result<()> {
-    move_between_groups(SITES_GROUP, 0, |link| !but.contains(&link.header.index)).await
+    move_between_groups(SITES_GROUP, 0, |ifindex| !but.contains(&ifindex)).await
 }
 
-async fn move_between_groups(from: u32, to: u32, concerns: impl Fn(&LinkMessage) -> bool) -> Result<()> {
+async fn move_between_groups(from: u32, to: u32, concerns: impl Fn(u32) -> bool) -> Result<()> {
     let mut requests = Requests::open()?;
     let mut all = LinkMessage::default();
     all.attributes = vec![LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats])];
     let shown = requests.list("reading the interfaces", RouteNetlinkMessage::GetLink(all)).await?;
     let to_move = shown.iter().filter_map(|object| match object {
-        RouteNetlinkMessage::NewLink(link) if group(link) == from && concerns(link) => Some(link.header.index),
+        RouteNetlinkMessage::NewLink(link) if concerns(link.header.index) && group(link) == from => {
+            Some(link.header.index)
+        }
         _ => None,
     });
     let messages = to_move.map(|ifindex| {
@@ -69,11 +63,4 @@ fn group(message: &LinkMessage) -> u32 {
         _ => None,
     });
     group.unwrap_or(0)
-}
-
-fn name(message: &LinkMessage) -> Option<&str> {
-    message.attributes.iter().find_map(|attribute| match attribute {
-        LinkAttribute::IfName(name) => Some(name.as_str()),
-        _ => None,
-    })
 }

@@ -41,7 +41,7 @@ mod survey;
 mod wire;
 
 pub use follow::HostFollower;
-pub use group::{SITES_GROUP, put_into_group, put_into_group_by_name, take_out_of_group};
+pub use group::{SITES_GROUP, put_into_group, take_out_of_group};
 pub use interfaces::{Interfaces, Problems, XfrmLink, XfrmLinks, remove_interfaces};
 pub use learn::{FollowedTable, KernelHop, KernelHops, RouteFollower, TableChanges};
 pub use nft::{Counter, Guard, GuardCounters, GuardError, GuardService, Ruleset};
