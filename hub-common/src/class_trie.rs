@@ -183,7 +183,7 @@ pub struct Pair {
     pub column: u32,
     /// Policy of a remote prefix; 0 where the column is a policy.
     pub policy: u32,
-    /// `COUNTERS` slot.
+    /// The owner ([`crate::maps::owner`]).
     pub connection: u32,
     /// [`Local::rules`] where the column is a policy; 0 where it is a scope.
     pub rules: u32,

@@ -222,8 +222,8 @@ impl EgressCompiler<'_> {
         self.layout.admitted(member, mask, self.retiring)
     }
 
-    /// The next hop for a connection's `COUNTERS` slot, its scope, and the segments that reach it. `neighbour` is the gateway on the link; without one,
-    /// each destination is its own neighbour.
+    /// The next hop for a connection's `COUNTERS` slot, its scope, and the segments that reach it. `neighbour` is the
+    /// gateway on the link; without one, each destination is its own neighbour.
     fn way_out(
         &self,
         (connection, scope, segments): (u32, u32, u64),
