@@ -90,6 +90,9 @@ pub struct EgressIds {
     routers: IdAllocator<Option<IpAddr>>,
     shared: IdAllocator<Arc<Members>>,
     owners: HashMap<Arc<Members>, Owners>,
+    /// Owners as of the last round, of groups that this round has changed: a new group starts from its predecessor as
+    /// packets know it, whichever of the two is compiled first.
+    owners_before: HashMap<Arc<Members>, Owners>,
     /// Owners from an earlier agent's groups, by the hash of names and weights, until the first compilation is
     /// committed.
     inherited: HashMap<u64, Owners>,
@@ -136,6 +139,7 @@ impl Default for EgressIds {
                 SINGLES / GROUP_BUCKETS..MAX_BUCKETS / GROUP_BUCKETS,
             ),
             owners: HashMap::new(),
+            owners_before: HashMap::new(),
             inherited: HashMap::new(),
             inherited_names: HashMap::new(),
         }
@@ -269,6 +273,7 @@ impl EgressIds {
         for members in self.shared.end() {
             self.owners.remove(&members);
         }
+        self.owners_before.clear();
         self.inherited.clear();
         self.inherited_names.clear();
     }
@@ -296,7 +301,8 @@ impl EgressIds {
             let record = record(members);
             self.inherited.get(&record.members).or_else(|| self.inherited_names.get(&record.names))
         };
-        self.owners.get(members).or_else(|| self.owners.get(predecessor?)).or_else(inherited)
+        let of_predecessor = || self.owners_before.get(predecessor?).or_else(|| self.owners.get(predecessor?));
+        self.owners.get(members).or_else(of_predecessor).or_else(inherited)
     }
 
     /// The group of a single next hop: one bucket.
@@ -329,7 +335,10 @@ impl EgressIds {
             }
         };
         let group = Group { first, owners: Arc::clone(&owners.buckets) };
-        self.owners.insert(Arc::clone(members), owners);
+        let changed = |before: &Owners| !Arc::ptr_eq(&before.buckets, &group.owners);
+        if let Some(before) = self.owners.insert(Arc::clone(members), owners).filter(changed) {
+            self.owners_before.entry(Arc::clone(members)).or_insert(before);
+        }
         Ok(group)
     }
 }

@@ -12,12 +12,24 @@ fn members(weights: &[(&str, u8)]) -> Arc<Members> {
 
 /// Compiles groups with all members up, each with its predecessor.
 fn round(layout: &mut EgressIds, groups: &[(&Arc<Members>, Option<&Arc<Members>>)]) -> Vec<Vec<Option<Member>>> {
+    round_without(layout, groups, "")
+}
+
+/// As [`round`], with one member down.
+fn round_without(
+    layout: &mut EgressIds,
+    groups: &[(&Arc<Members>, Option<&Arc<Members>>)],
+    down: &str,
+) -> Vec<Vec<Option<Member>>> {
     layout.begin();
     let owners = groups.iter().map(|(members, predecessor)| {
         // Stable numbers, unrelated to the order of members.
         let member = |name: &str| Member::Connection(u32::from(name.as_bytes()[0]));
-        let active: Vec<(Member, u32)> =
-            members.iter().map(|(name, weight)| (member(name), u32::from(*weight))).collect();
+        let active: Vec<(Member, u32)> = members
+            .iter()
+            .filter(|(name, _)| *name != down)
+            .map(|(name, weight)| (member(name), u32::from(*weight)))
+            .collect();
         layout.shared(members, &active, *predecessor).unwrap().owners.to_vec()
     });
     let owners = owners.collect();
@@ -46,6 +58,23 @@ fn new_member_moves_its_share_only() {
     let after = round(&mut layout, &[(&three, Some(&two))]);
     let came = after[0].iter().filter(|owner| **owner == Some(Member::Connection(u32::from(b'c')))).count();
     assert_eq!((came, moved(&before[0], &after[0])), (85, 85));
+}
+
+/// While a member comes up, one of two destinations loses it.
+#[test]
+fn new_group_starts_from_predecessor_before_its_change() {
+    let (all, fewer) = (members(&[("a", 1), ("b", 1), ("c", 1)]), members(&[("b", 1), ("c", 1)]));
+    for predecessor_first in [true, false] {
+        let mut layout = EgressIds::default();
+        let before = round_without(&mut layout, &[(&all, None)], "a").remove(0);
+        let groups = [(&all, None), (&fewer, Some(&all))];
+        let new = if predecessor_first {
+            round(&mut layout, &groups).remove(1)
+        } else {
+            round(&mut layout, &[groups[1], groups[0]]).remove(0)
+        };
+        assert_eq!(moved(&before, &new), 0, "predecessor first: {predecessor_first}");
+    }
 }
 
 #[test]
