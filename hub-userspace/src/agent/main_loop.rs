@@ -174,17 +174,18 @@ impl Agent {
         drop(self.recorder);
         let Edge { datapath, mut kernel, .. } = self.edge;
         if remains != Remains::Datapath {
-            let report =
-                kernel.reconciler.clear().await.context("cannot remove the routes of the agent from the kernel")?;
-            for failure in report.failures {
-                warn!("not removed: {failure}");
-            }
+            let cleared = kernel.reconciler.clear().await;
             if let Err(failure) = translated::remove_all() {
                 warn!("IPsec policies of the agent are not removed: {failure}");
             }
             datapath.unload()?;
             if let Err(failure) = kernel.spreader.put_all_back() {
                 warn!("rps_cpus is not put back: {failure}");
+            }
+            // The nftables table stays as long as one of the routes does.
+            let report = cleared.context("cannot remove the routes of the agent from the kernel")?;
+            for failure in report.failures {
+                warn!("not removed: {failure}");
             }
         }
         if remains == Remains::Nothing {

@@ -75,6 +75,7 @@ impl Snapshot {
             connections.push(status::ConnectionStatus {
                 name: name.clone(),
                 origin: world.config.provenance.connection(name),
+                segment: connection.segment.clone(),
                 interface: connection.interface.clone(),
                 state,
                 state_reason: world.state_reason(name, state).map(|reason| match world.stranger_hint(name) {

@@ -32,6 +32,9 @@ use crate::{
 pub fn step(world: &mut World, event: Event, now: Instant) -> Vec<Effect> {
     let mut effects = Vec::new();
     world.take(event, now, &mut effects);
+    if mem::take(&mut world.pending.retired) {
+        world.retry(now);
+    }
     effects
 }
 
@@ -115,7 +118,12 @@ impl World {
             Event::Idle if self.attachments.has_work() => return self.attachments.attach_some(&self.host, effects),
             Event::Idle => return self.routes.plan_some(&self.rib, &self.config, effects),
             Event::Settled(settled) => return self.settled(settled, now, effects),
-            Event::GraceOver => return self.release(effects),
+            Event::GraceOver => {
+                self.release(effects);
+                if self.pending.selectors.is_empty() {
+                    return;
+                }
+            }
             Event::Done(done) => return self.done(done, now, effects),
         }
         if begins || !self.is_starting {
@@ -157,8 +165,19 @@ impl World {
     }
 
     fn reconcile_rest(&mut self, now: Instant, effects: &mut Vec<Effect>) {
-        let Pending { host, config, mut affected, egress, selectors, addressed, guard, attach, underlay, rerouted: _ } =
-            mem::take(&mut self.pending);
+        let Pending {
+            host,
+            config,
+            mut affected,
+            egress,
+            selectors,
+            addressed,
+            guard,
+            attach,
+            underlay,
+            rerouted: _,
+            retired: _,
+        } = mem::take(&mut self.pending);
         let Changes { links, carrier, addresses, neighbours, gateways, stale, gone, .. } = host;
         // The kernel does not detect a changed link address of a neighbour that only the program uses.
         let stale = stale.into_iter().filter(|(ifindex, _)| self.attachments.is_attached(*ifindex));

@@ -112,7 +112,7 @@ impl World {
             if retired != 0 && self.ids.policy.segments.retiring() == 0 {
                 // No sender has these numbers any more: next hops must not admit them, before they are reused.
                 self.pending.egress = Affected::All;
-                self.reroute(effects);
+                self.pending.retired = !self.reroute(effects);
             }
             // States, carriers, addresses, neighbours and selectors change neither the attachments nor what they need.
             if !self.pending.rerouted && (recompiled.attach || !routes.is_empty()) {
@@ -143,9 +143,18 @@ impl World {
     /// The grace period is over.
     pub(super) fn release(&mut self, effects: &mut Vec<Effect>) {
         self.is_releasing = false;
-        self.ids.release();
+        let frees_port_rules = self.ids.release();
         effects.push(Effect::Release);
         self.begin_release(effects);
+        if frees_port_rules {
+            // The old rules needed the room of the new ones.
+            let slots: BTreeSet<u32> = self.truncated.values().flatten().copied().collect();
+            let names = self.config.connections.keys();
+            let truncated = names.filter(|name| {
+                !slots.is_empty() && self.ids.policy.connections.get(*name).is_some_and(|slot| slots.contains(&slot))
+            });
+            self.pending.selectors.add(truncated.cloned());
+        }
     }
 
     fn with_ids<T>(&mut self, work: impl FnOnce(&mut Self, &mut IdMaps) -> T) -> T {

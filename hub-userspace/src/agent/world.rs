@@ -144,6 +144,8 @@ pub(super) struct Pending {
     pub underlay: bool,
     /// Next hops have been rerouted around a failure. The rest of the reconciliation is outstanding.
     pub rerouted: bool,
+    /// No sender has the old numbers of its segment any more, and next hops may still admit them: compile again.
+    pub retired: bool,
 }
 
 /// Tables that a map write compiles and compares, in addition to changed routes.
@@ -232,6 +234,7 @@ impl World {
                 attach: false,
                 underlay: true,
                 rerouted: false,
+                retired: false,
             },
             is_starting: true,
             next_look: now + LOOK_AGAIN,

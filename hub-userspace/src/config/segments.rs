@@ -1,5 +1,7 @@
 //! Segments: groups of connections, and what each group reaches.
 
+use std::collections::{HashMap, HashSet};
+
 use hub_common::maps::SEGMENTS;
 
 use super::{
@@ -81,6 +83,31 @@ pub(super) fn validate(draft: &Draft, unread: &Unread, report: &mut DiagnosticRe
     check_number(draft, report);
     if unread.is_empty() {
         warn_of_one_sided(draft, report);
+        warn_of_published(draft, report);
+    }
+}
+
+/// Routes published to the VPC side by connections whose segment does not reach it.
+fn warn_of_published(draft: &Draft, report: &mut DiagnosticReport<'_>) {
+    let sound = draft.segments.iter().filter(|segment| segment.reaches.sound);
+    let apart = sound.filter(|segment| !segment.reaches.items.iter().any(|reached| reached.value == VPC));
+    let apart: HashSet<&str> = apart.map(|segment| segment.name.value.as_str()).collect();
+    let segments = draft.connections.iter().filter_map(|connection| {
+        let segment = connection.segment.as_ref()?.value.as_str();
+        apart.contains(segment).then_some((connection.name.value.as_str(), segment))
+    });
+    let segments: HashMap<&str, &str> = segments.collect();
+    for route in &draft.routes {
+        let (Some(publish), Some(next_hop)) = (&route.publish, &route.next_hop) else { continue };
+        let Some(segment) = segments.get(next_hop.value.as_str()).filter(|_| publish.value) else { continue };
+        let problem = Problem::new(format!(
+            "segment {} of connection {} does not reach the VPC side: packets of the VPC that follow the published \
+             route are dropped as isolated",
+            quoted(segment),
+            quoted(&next_hop.value)
+        ));
+        let help = format!("add \"vpc\" to the reaches of segment {}, or remove publish", quoted(segment));
+        report.warning(publish.at, join(&route.path(), "publish"), problem.help(help));
     }
 }
 
@@ -98,7 +125,7 @@ fn check_number(draft: &Draft, report: &mut DiagnosticReport<'_>) {
 
 /// A segment that lists another one that does not list it.
 fn warn_of_one_sided(draft: &Draft, report: &mut DiagnosticReport<'_>) {
-    let by_name: std::collections::HashMap<&str, _> =
+    let by_name: HashMap<&str, _> =
         draft.segments.iter().map(|segment| (segment.name.value.as_str(), segment)).collect();
     for segment in &draft.segments {
         let name = &segment.name.value;
@@ -153,5 +180,29 @@ mod tests {
         let between = [(DEFAULT, DEFAULT), (DEFAULT, "branches"), ("branches", "branches"), ("branches", "factory")];
         assert_eq!(pairs(&config(true)), [to_vpc, between].concat());
         assert_eq!(pairs(&config(false)), to_vpc);
+    }
+
+    #[test]
+    fn published_route_of_a_segment_without_the_vpc_is_warned_of() {
+        let warnings = |segment: &str, publish: bool| {
+            let text = format!(
+                "[gateway]\nname = \"hub\"\n[vpc]\ninterface = \"vpc0\"\ncidrs = [\"192.168.0.0/24\"]\n\
+                 [segment.partners]\nreaches = [\"vpc\"]\n[segment.apart]\nreaches = [\"apart\"]\n\
+                 [customer_gateway.site]\naddress = \"198.51.100.1\"\n[connection.a]\ncustomer_gateway = \"site\"\n\
+                 interface = \"tun0\"\nlocal_cidrs = [\"0.0.0.0/0\"]\nremote_cidrs = [\"10.1.0.0/16\"]\n\
+                 segment = \"{segment}\"\n[[route]]\ndestination = \"10.1.0.0/16\"\nnext_hop = \"a\"\n\
+                 publish = {publish}\n"
+            );
+            let warnings = parse(&text).expect("valid").1;
+            warnings.into_iter().map(|warning| warning.message).collect::<Vec<_>>()
+        };
+        for (segment, publish) in [("apart", false), ("partners", true), (DEFAULT, true)] {
+            assert_eq!(warnings(segment, publish), [""; 0], "{segment}");
+        }
+        assert_eq!(
+            warnings("apart", true),
+            ["segment \"apart\" of connection \"a\" does not reach the VPC side: packets of the VPC that follow the \
+              published route are dropped as isolated"]
+        );
     }
 }

@@ -136,6 +136,11 @@ impl<K: Clone + Eq + Hash> IdAllocator<K> {
         ended.into_iter().map(|(key, _)| key).collect()
     }
 
+    /// Whether [`DeferredFree::release`] would free any.
+    pub fn is_releasing(&self) -> bool {
+        !self.releasing.is_empty()
+    }
+
     /// The id of a key, if it has one.
     pub fn get<Q: Eq + Hash + ?Sized>(&self, key: &Q) -> Option<u32>
     where

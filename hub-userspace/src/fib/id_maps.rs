@@ -176,11 +176,14 @@ impl IdMaps {
         self.all().map(DeferredFree::begin_release).contains(&true)
     }
 
-    /// Frees the ids marked by [`Self::begin_release`]: no packet in flight uses them any more.
-    pub fn release(&mut self) {
+    /// Frees the ids marked by [`Self::begin_release`]: no packet in flight uses them any more. Returns whether some of
+    /// them are of port rules.
+    pub fn release(&mut self) -> bool {
+        let frees_port_rules = self.policy.limits.is_releasing();
         for numbers in self.all() {
             numbers.release();
         }
+        frees_port_rules
     }
 }
 

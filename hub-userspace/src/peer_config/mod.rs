@@ -98,6 +98,12 @@ pub enum PeerConfigError {
          help: give the customer gateway an address of the hub's version"
     )]
     MixedVersions { hub: String, site: String },
+    #[error(
+        "connection {0} reaches nothing that the hub knows, and with its default local prefix the site would send all \
+         its traffic into the tunnel; help: configure the VPC, routes to other connections, or what segment \"{1}\" \
+         reaches; or write the destinations as local_cidrs of connection {0}"
+    )]
+    NothingBehind(String, String),
     #[error("{format} configurations support pre-shared keys only; help: use --format swanctl, or psk_file")]
     Certificates { format: &'static str },
     #[error("{format} configurations support IPv4 only, and {what} is not; help: use --format swanctl")]

@@ -124,6 +124,9 @@ impl Site {
         }
         let ipsec = tunnel.ipsec;
         let (remote, narrowed) = hub_prefixes(config, &tunnel);
+        if remote.is_empty() {
+            return Err(PeerConfigError::NothingBehind(name.to_owned(), tunnel.connection.segment.clone()));
+        }
         let local = end(tunnel.site.to_string(), &tunnel.remote_id, &tunnel.connection.remote_cidrs);
         let remote = end(hub.to_string(), &tunnel.local_id, &remote);
         let is_psk = matches!(ipsec.auth, Auth::Psk { .. });
@@ -160,7 +163,7 @@ impl Site {
 /// If the hub admits any destination, the site would send all its traffic into the tunnel, including that to the
 /// Internet. The site's configuration therefore has the known prefixes behind the hub, and negotiation narrows the
 /// selectors to these; `IKEv1` does not support narrowing. If nothing is known of a family, the site gets no default
-/// prefix of that family.
+/// prefix of that family; so there may be none at all.
 fn hub_prefixes(config: &Config, tunnel: &TunnelParameters<'_>) -> (Vec<IpNet>, bool) {
     let all = &tunnel.connection.local_cidrs;
     let is_default = |prefix: &IpNet| prefix.prefix_len() == 0;
@@ -187,8 +190,7 @@ fn hub_prefixes(config: &Config, tunnel: &TunnelParameters<'_>) -> (Vec<IpNet>, 
     let known: Vec<IpNet> = known.flat_map(|prefix| tunnel.connection.translate.without_site(prefix)).collect();
     if tunnel.ipsec.ike.version != IkeVersion::V2 {
         let useful = all.iter().filter(|prefix| !is_default(prefix) || is_known(prefix, &known));
-        let useful: Vec<IpNet> = useful.copied().collect();
-        return if useful.is_empty() { (all.clone(), false) } else { (useful, false) };
+        return (useful.copied().collect(), false);
     }
     let has_site = |prefix: &IpNet| tunnel.connection.remote_cidrs.iter().any(|own| is_of(own, prefix));
     let mut prefixes = Vec::new();
@@ -204,9 +206,6 @@ fn hub_prefixes(config: &Config, tunnel: &TunnelParameters<'_>) -> (Vec<IpNet>, 
         } else {
             prefixes.push(*prefix);
         }
-    }
-    if prefixes.is_empty() {
-        return (all.clone(), false);
     }
     (IpNet::aggregate(&prefixes), narrowed)
 }
@@ -311,7 +310,7 @@ mod tests {
     use super::{Site, object};
 
     /// The hub's prefixes in the site's configuration, for a VPC with IPv4 alone and these keys of the connection.
-    fn prefixes_of(version: u8, local: &str, remote: &str) -> Vec<String> {
+    fn prefixes_of(version: u8, segment: &str, local: &str, remote: &str) -> Result<Vec<String>, String> {
         let text = format!(
             r#"
 [gateway]
@@ -320,11 +319,14 @@ address = "203.0.113.1"
 [vpc]
 interface = "vpc0"
 cidrs = ["192.168.0.0/24"]
+[segment.quarantine]
+reaches = []
 [customer_gateway.a]
 address = "198.51.100.1"
 [connection.a]
 customer_gateway = "a"
 interface = "xfrm-a"
+segment = "{segment}"
 local_cidrs = [{local}]
 remote_cidrs = [{remote}]
 [connection.a.ipsec]
@@ -334,17 +336,32 @@ ike = {{ version = {version} }}
 "#
         );
         let config = crate::config::parse(&text).unwrap_or_else(|errors| panic!("{errors:#?}")).0;
-        let site = Site::of(&config, "a", None).unwrap_or_else(|error| panic!("{error}"));
-        site.remote.prefixes.into_iter().map(|prefix| prefix.cidr).collect()
+        let site = Site::of(&config, "a", None).map_err(|error| error.to_string())?;
+        Ok(site.remote.prefixes.into_iter().map(|prefix| prefix.cidr).collect())
     }
 
     #[test]
     fn default_prefix_of_a_family_of_which_nothing_is_known_is_not_for_the_site() {
         let (defaults, sites) = (r#""0.0.0.0/0", "::/0""#, r#""10.61.0.0/16", "fd61::/48""#);
-        assert_eq!(prefixes_of(2, defaults, sites), ["192.168.0.0/24"]);
-        assert_eq!(prefixes_of(1, defaults, sites), ["0.0.0.0/0"], "IKEv1 does not narrow");
-        assert_eq!(prefixes_of(2, r#""0.0.0.0/0", "fd30::/64""#, sites), ["192.168.0.0/24", "fd30::/64"]);
-        assert_eq!(prefixes_of(2, r#""::/0""#, r#""fd61::/48""#), ["::/0"], "there is nothing else to send there");
+        let prefixes = |version, local| prefixes_of(version, "default", local, sites).expect("it reaches the VPC");
+        assert_eq!(prefixes(2, defaults), ["192.168.0.0/24"]);
+        assert_eq!(prefixes(1, defaults), ["0.0.0.0/0"], "IKEv1 does not narrow");
+        assert_eq!(prefixes(2, r#""0.0.0.0/0", "fd30::/64""#), ["192.168.0.0/24", "fd30::/64"]);
+    }
+
+    #[test]
+    fn site_that_reaches_nothing_gets_no_default_prefix_but_an_error() {
+        for version in [1, 2] {
+            for (segment, local, remote) in
+                [("quarantine", r#""0.0.0.0/0""#, r#""10.61.0.0/16""#), ("default", r#""::/0""#, r#""fd61::/48""#)]
+            {
+                let error = prefixes_of(version, segment, local, remote).expect_err("it reaches nothing");
+                assert!(error.starts_with("connection a reaches nothing that the hub knows"), "{error}");
+                assert!(error.contains(segment), "{error}");
+            }
+            let own = prefixes_of(version, "quarantine", r#""10.0.0.0/8""#, r#""10.61.0.0/16""#);
+            assert_eq!(own, Ok(vec!["10.0.0.0/8".to_owned()]), "what the file names");
+        }
     }
 
     #[test]

@@ -8,5 +8,6 @@ mod mtu;
 mod random;
 mod recordings;
 mod round_trip;
+mod segments;
 mod sim;
 mod underlays;

@@ -195,6 +195,9 @@ pub struct ConnectionStatus {
     pub name: String,
     #[serde(flatten)]
     pub origin: Origin,
+    /// Its segment; empty from agents of earlier versions.
+    #[serde(default)]
+    pub segment: String,
     pub interface: String,
     pub state: State,
     /// Reason why it is not up.
