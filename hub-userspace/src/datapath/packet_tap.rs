@@ -1,13 +1,13 @@
 //! The program's records of packets: their switch, filters and ring. See [`hub_common::maps::CaptureSwitch`].
 
 use std::{
-    os::fd::{AsRawFd, RawFd},
+    os::fd::{AsFd as _, AsRawFd, RawFd},
     time::Duration,
 };
 
 use aya::{
     Ebpf,
-    maps::{Array, MapData, PerCpuArray, PerCpuValues, RingBuf},
+    maps::{Array, Map, MapData, PerCpuArray, PerCpuValues, RingBuf},
     util::nr_cpus,
 };
 use hub_common::maps::{
@@ -36,7 +36,9 @@ pub struct PacketRecord {
 
 /// The only reader of the ring. The program stops recording when it is dropped.
 pub struct PacketTap {
-    ring: RingBuf<MapData>,
+    map: MapData,
+    /// The mapped ring, while there is a filter: twice its size counts as the agent's memory.
+    ring: Option<RingBuf<MapData>>,
     switch: Named<Array<MapData, CaptureSwitch>>,
     filters: Named<Array<MapData, CaptureFilter>>,
     limits: Named<PerCpuArray<MapData, CaptureLimit>>,
@@ -46,17 +48,21 @@ pub struct PacketTap {
 
 impl PacketTap {
     pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, DatapathError> {
-        let map = ebpf.take_map(RING).expect("the embedded object has every map; taken once");
-        let ring = RingBuf::try_from(map).map_err(|error| DatapathError::map(RING, CAPTURE_RING_BYTES, &error))?;
+        let Some(Map::RingBuf(map)) = ebpf.take_map(RING) else {
+            unreachable!("the embedded object has the ring; taken once");
+        };
         let cpus = nr_cpus().map_err(|(path, error)| DatapathError::Load(format!("{path}: {error}")))?;
         let (switch, filters) = (take(ebpf, SWITCH)?, take(ebpf, "CAPTURE_FILTERS")?);
         let limits = take(ebpf, "CAPTURE_LIMITS")?;
-        Ok(Self { ring, switch, filters, limits, cpus, state: CaptureSwitch::default() })
+        Ok(Self { map, ring: None, switch, filters, limits, cpus, state: CaptureSwitch::default() })
     }
 
     /// Records the packets that a filter admits, until [`PacketTap::remove`]. `slot`: below
     /// [`CAPTURE_FILTERS`](hub_common::maps::CAPTURE_FILTERS), and not in use.
     pub fn insert(&mut self, slot: u32, filter: &CaptureFilter) -> Result<(), DatapathError> {
+        if self.ring.is_none() {
+            self.ring = Some(self.open()?);
+        }
         for outcome in 0..CAPTURE_OUTCOMES {
             let zero = PerCpuValues::try_from(vec![CaptureLimit::default(); self.cpus])
                 .map_err(|error| DatapathError::Map { map: self.limits.name, cause: error.to_string() })?;
@@ -73,7 +79,21 @@ impl PacketTap {
 
     pub fn remove(&mut self, slot: u32) -> Result<(), DatapathError> {
         self.clear(slot);
-        self.renew()
+        let renewed = self.renew();
+        if self.state.filters == 0 {
+            self.ring = None;
+        }
+        renewed
+    }
+
+    fn open(&self) -> Result<RingBuf<MapData>, DatapathError> {
+        let fd = self.map.fd().as_fd().try_clone_to_owned();
+        let fd = fd.map_err(|error| DatapathError::Map { map: RING, cause: error.to_string() })?;
+        let ring = MapData::from_fd(fd).and_then(|map| RingBuf::try_from(Map::RingBuf(map)));
+        let mut ring = ring.map_err(|error| DatapathError::map(RING, CAPTURE_RING_BYTES, &error))?;
+        // The kernel does not wake the reader of a ring that has unread records (`bpf_ringbuf_commit`).
+        while ring.next().is_some() {}
+        Ok(ring)
     }
 
     fn clear(&mut self, slot: u32) {
@@ -93,7 +113,7 @@ impl PacketTap {
     /// The next record, if there is one.
     pub fn read(&mut self) -> Option<PacketRecord> {
         loop {
-            let item = self.ring.next()?;
+            let item = self.ring.as_mut()?.next()?;
             if let Some((head, bytes)) = CaptureRecord::read(&item) {
                 return Some(PacketRecord { head, bytes: bytes.to_vec() });
             }
@@ -119,7 +139,7 @@ impl Drop for PacketTap {
 
 impl AsRawFd for PacketTap {
     fn as_raw_fd(&self) -> RawFd {
-        self.ring.as_raw_fd()
+        self.map.fd().as_fd().as_raw_fd()
     }
 }
 

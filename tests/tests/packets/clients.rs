@@ -98,3 +98,18 @@ fn killed_agent_leaves_forwarding_and_the_next_one_records_again() {
     assert_eq!(again.next()["source_port"], 50_000);
     agent.stop().unwrap();
 }
+
+/// Listeners leave records behind, and the ring is mapped only while there is a listener.
+#[test]
+fn listener_after_one_that_left_in_a_flood_gets_its_packets() {
+    let rig = Rig::start(&Options::default(), &HubConfig::offices(&SITES)).unwrap();
+    let wire = Wire::of_site(&rig.world, &SHANGHAI);
+    for round in 0..10 {
+        let listener = Listener::start(&rig.agent, &["--reason", "spoofed_source", "--sport", &round.to_string()]);
+        (0..300).for_each(|_| drop(wire.send(&spoofed((round, 1)))));
+        assert_eq!(listener.next()["source_port"], round);
+        drop(listener);
+        (0..300).for_each(|_| drop(wire.send(&spoofed((round, 1)))));
+    }
+    rig.stop().unwrap();
+}
