@@ -171,9 +171,9 @@ impl<D: Datapath, K: Kernel, I: Ike> Edge<D, K, I> {
     }
 
     fn notify(&self, notice: Notice) {
-        let Notice { connection, state, was, reason, selectors } = notice;
+        let Notice { connection, state, health, was, reason, selectors } = notice;
         // Fails when there are no listeners.
-        drop(self.listeners.send(ConnectionEvent { time: now(), connection, state, was, reason, selectors }));
+        drop(self.listeners.send(ConnectionEvent { time: now(), connection, state, health, was, reason, selectors }));
     }
 }
 

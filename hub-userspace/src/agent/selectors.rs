@@ -68,7 +68,8 @@ impl World {
             let reason = self.state_reason(&name, *state);
             let (state, was) = (*state, Some(*state));
             let selectors = Some(selectors);
-            effects.push(Effect::Notify(Notice { connection: name, state, was, reason, selectors }));
+            let health = self.health_of(&name);
+            effects.push(Effect::Notify(Notice { connection: name, state, health, was, reason, selectors }));
         }
     }
 

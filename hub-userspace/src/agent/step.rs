@@ -16,7 +16,7 @@ use crate::{
     },
     connection::affected::Affected,
     fib::slow_path,
-    health::{self, CheckTarget},
+    health,
     ipsec::underlay::{is_other_underlay, may_be_underlay},
     kernel::{
         netlink::{Changes, HostState},
@@ -293,7 +293,7 @@ impl World {
             return;
         }
         let goes_on = |name: &String| match (self.checks.get(name), checks.get(name)) {
-            (Some(old), Some(new)) => (CheckTarget { link: new.link, ..*old }) == *new,
+            (Some(old), Some(new)) => old.is_same_path(new),
             _ => false,
         };
         self.health.retain(|name, _| goes_on(name));

@@ -4,6 +4,7 @@ mod advertisements;
 mod alone;
 mod bounds;
 mod diagnose;
+mod health;
 mod idle;
 mod interfaces;
 mod ipsec;
