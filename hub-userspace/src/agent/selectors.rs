@@ -55,12 +55,12 @@ impl World {
             let (Some(agreed), Some(state)) = (self.negotiated.get(&name), self.states.get(&name)) else { continue };
             let selectors = texts(agreed);
             if selectors.is_empty() {
-                info!(connection = name, "no SA: packets from the connection are dropped");
+                info!(name: "sa_missing", connection = name, "no SA: packets from the connection are dropped");
             } else {
-                info!(connection = name, "SAs cover {}", selectors.join(", "));
+                info!(name: "sa_selectors", connection = name, "SAs cover {}", selectors.join(", "));
             }
             for problem in self.selector_problems(&name) {
-                warn!(connection = name, "{problem}");
+                warn!(name: "sa_selectors_not_admitted", connection = name, "{problem}");
             }
             if published.contains(&name) {
                 continue;

@@ -96,9 +96,11 @@ impl World {
             }
             let (connection, reason) = (name.clone(), now.1.clone());
             match &reason {
-                None => info!(connection, "up"),
-                Some(reason) if state.is_up() => warn!(connection, "up, {reason}"),
-                Some(reason) => warn!(connection, "down: {reason}"),
+                None => info!(name: "connection_up", connection, "up"),
+                Some(reason) if state.is_up() => {
+                    warn!(name: "connection_degraded", connection, json.reason = reason, "up, {reason}")
+                }
+                Some(reason) => warn!(name: "connection_down", connection, json.reason = reason, "down: {reason}"),
             }
             let was = self.last_published.insert(connection.clone(), now).map(|(state, _)| state);
             let selectors = self.selectors_of(name);

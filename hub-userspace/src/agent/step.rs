@@ -79,7 +79,7 @@ impl World {
                     effects.push(Effect::Ike(Arc::clone(&self.config)));
                 }
                 if !difference.is_empty() {
-                    info!("configuration: {difference}");
+                    info!(name: "configuration_changed", "configuration: {difference}");
                 }
                 if !difference.routes.is_empty() {
                     Arc::make_mut(&mut self.rib).change(&difference.routes);
@@ -271,7 +271,7 @@ impl World {
         };
         let refused = BTreeSet::from_iter(refused);
         for failure in refused.difference(&self.refused) {
-            warn!("{failure}");
+            warn!(name: "kernel_route_refused", "{failure}");
         }
         self.refused = refused;
         if self.refused.is_empty() {

@@ -154,7 +154,7 @@ impl Worker {
             let first = self.next_identifier;
             let mut identifiers = (0..=u16::MAX).map(|step| first.wrapping_add(step));
             let Some(identifier) = identifiers.find(|identifier| !self.checks.contains_key(identifier)) else {
-                warn!(connection, "no health check: 65536 destinations are probed through this interface already");
+                warn!(name: "health_check_impossible", connection, "no health check: 65536 destinations are probed through this interface already");
                 return;
             };
             self.next_identifier = identifier.wrapping_add(1);
@@ -303,7 +303,7 @@ impl RunningCheck {
         if let Some(problem) = &problem
             && report.problem.as_ref() != Some(problem)
         {
-            warn!(connection = self.connection, "the health check cannot send: {problem}");
+            warn!(name: "health_check_not_sent", connection = self.connection, json.reason = problem, "the health check cannot send: {problem}");
         }
         report.sent += u64::from(problem.is_none());
         report.lost = self.check.lost();

@@ -13,6 +13,7 @@ mod output;
 mod refusals;
 mod spread;
 mod systemd;
+mod top;
 mod trace;
 
 use std::process::Output;
