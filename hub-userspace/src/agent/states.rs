@@ -98,7 +98,7 @@ impl World {
             match &reason {
                 None => info!(name: "connection_up", connection, "up"),
                 Some(reason) if state.is_up() => {
-                    warn!(name: "connection_degraded", connection, json.reason = reason, "up, {reason}")
+                    warn!(name: "connection_degraded", connection, json.reason = reason, "up, {reason}");
                 }
                 Some(reason) => warn!(name: "connection_down", connection, json.reason = reason, "down: {reason}"),
             }

@@ -81,23 +81,22 @@ pub(super) struct HealthCheckDraft {
     pub interval: Option<Located<Duration>>,
     pub retries: Option<Located<u32>>,
     pub require: Option<Located<Require>>,
-    /// `Some(None)`: it is there, and wrong.
-    pub degraded: Option<Option<Degraded>>,
+    pub degraded: Option<Degraded>,
+    /// False if `degraded` is there, and wrong.
+    pub is_sound: bool,
     pub when_down: Option<Located<WhenDown>>,
 }
 
 impl HealthCheckDraft {
     pub fn finish(self) -> Option<HealthCheck> {
+        self.is_sound.then_some(())?;
         Some(HealthCheck {
             source: self.source?.value,
             destinations: self.destinations.finish()?,
             interval: self.interval?.value,
             retries: self.retries?.value,
             require: self.require?.value,
-            degraded: match self.degraded {
-                Some(degraded) => Some(degraded?),
-                None => None,
-            },
+            degraded: self.degraded,
             when_down: self.when_down?.value,
         })
     }
@@ -125,7 +124,8 @@ impl SectionReader<'_, '_> {
             interval: section.or_default("interval", DEFAULT_INTERVAL, report, value::interval),
             retries: section.or_default("retries", DEFAULT_RETRIES, report, |value| value::integer(value, 1..=100)),
             require: section.or_default("require", Require::Any, report, |value| value::choice(value, &REQUIRE)),
-            degraded,
+            degraded: degraded.flatten(),
+            is_sound: degraded != Some(None),
             when_down: section
                 .or_default("when_down", WhenDown::Keep, report, |value| value::choice(value, &WHEN_DOWN)),
         };

@@ -83,7 +83,7 @@ relocate! {
     } but {}
     TranslateDraft { items } but { sound }
     TranslationDraft { site, hub } but { number }
-    HealthCheckDraft { source, destinations, interval, retries, require, when_down } but { degraded }
+    HealthCheckDraft { source, destinations, interval, retries, require, when_down } but { degraded, is_sound }
     RouteDraft { at, destination, next_hop, weight, publish } but { number }
     IpsecDraft {
         at, psk_file, certificate, private_key, ca, start, encap, if_id, create_interface, interface_mtu, dpd_delay,

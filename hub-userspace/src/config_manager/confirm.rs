@@ -187,7 +187,7 @@ impl ConfigManager {
                 warn!(name: "reload_reverted", "the reload was not confirmed; reverted to the configuration before it: {difference}");
             }
             Err(error) => {
-                error!(name: "reload_revert_failed", "the reload was not confirmed, and reverting it failed: {error}")
+                error!(name: "reload_revert_failed", "the reload was not confirmed, and reverting it failed: {error}");
             }
         }
     }

@@ -170,7 +170,7 @@ impl Dataplane {
                 });
             }
             Err(error) => {
-                warn!(name: "program_log_missing", "the kernel program's own log messages will be missing: {error:#}")
+                warn!(name: "program_log_missing", "the kernel program's own log messages will be missing: {error:#}");
             }
         }
     }

@@ -118,10 +118,10 @@ impl Dataplane {
                 let SpreadInterface { name, .. } = interface;
                 match &attached {
                     Ok(Attached { mode, .. }) => {
-                        info!(name: "spread_attached", interface = name, mode, "received ESP is distributed by SPI")
+                        info!(name: "spread_attached", interface = name, mode, "received ESP is distributed by SPI");
                     }
                     Err(error) => {
-                        warn!(name: "spread_failed", interface = name, "received ESP is not distributed over CPUs: {error}")
+                        warn!(name: "spread_failed", interface = name, "received ESP is not distributed over CPUs: {error}");
                     }
                 }
                 spreading.results.insert(*ifindex, attached);

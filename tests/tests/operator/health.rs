@@ -35,7 +35,8 @@ fn connection_with_loss_is_degraded_and_loses_its_share_until_it_recovers() {
     lossy.health_keys = ", degraded = { loss = 0.2, window = 20 }".to_owned();
     let rig = start(&config);
     let events = rig.agent.monitor().unwrap();
-    rig.agent.wait_for_status(WAIT, |status| shares_are(status, [1.0, 0.0])).unwrap();
+    let before = rig.agent.wait_for_status(WAIT, |status| shares_are(status, [1.0, 0.0])).unwrap();
+    let changes = before.connection("shanghai")["state_changes"].clone();
 
     lose_probes(&rig, true);
     let status = rig.agent.wait_for_status(WAIT, |status| shares_are(status, [0.0, 1.0])).unwrap();
@@ -45,7 +46,7 @@ fn connection_with_loss_is_degraded_and_loses_its_share_until_it_recovers() {
     assert_eq!(connection["health"]["healthy"], true, "{connection}");
     let reason = connection["state_reason"].as_str().unwrap();
     assert!(reason.starts_with("degraded: health check: 169.254.10.2 loses "), "{reason}");
-    assert_eq!(connection["state_changes"], 0, "it never went down: {connection}");
+    assert_eq!(connection["state_changes"], changes, "it never went down: {connection}");
     let table = stdout(&rig.agent.cli(&["connection", "list"]).unwrap());
     assert!(table.lines().any(|line| line.starts_with("shanghai ") && line.contains("degraded")), "{table}");
     let metric = rig.agent.metrics().unwrap().value("vpnhub_health_up", &[("connection", "shanghai")]);
@@ -144,6 +145,8 @@ fn several_destinations_are_needed_in_part_or_all() {
     connection.health_check = true;
     connection.health_keys = destinations.clone();
     let rig = start(&config);
+    // The site answers for its whole network.
+    rig.world["shanghai"].ip("route add blackhole 10.10.10.77/32 table local").unwrap();
     let silent = |status: &Status| status.connection("shanghai")["health"]["targets"][0]["state"] == "down";
     let status = rig.agent.wait_for_status(WAIT, silent).unwrap();
     let connection = status.connection("shanghai");
@@ -158,8 +161,8 @@ fn several_destinations_are_needed_in_part_or_all() {
     let down = |status: &Status| status.connection("shanghai")["state"] == "down";
     let status = rig.agent.wait_for_status(WAIT, down).unwrap();
     let reason = status.connection("shanghai")["state_reason"].as_str().unwrap().to_owned();
-    assert_eq!(reason, "health check: 10.10.10.77 never replied, 3 probes so far");
-    rig.world["shanghai"].ip("addr add 10.10.10.77/32 dev lo").unwrap();
+    assert!(reason.starts_with("health check: 10.10.10.77 n") && !reason.contains("169.254"), "{reason}");
+    rig.world["shanghai"].ip("route del blackhole 10.10.10.77/32 table local").unwrap();
     rig.agent.wait_for_status(WAIT, |status| status.connection("shanghai")["state"] == "up").unwrap();
     rig.stop().unwrap();
 }

@@ -49,7 +49,7 @@ fn once_prints_rates_of_one_interval() {
         let number = |line: &Value, key: &str| line[key].as_f64().unwrap();
         assert!(number(hangzhou, "rx_bits") >= number(hangzhou, "rx_packets") * 160.0, "{hangzhou}");
         assert!(number(shanghai, "tx_packets") > 0.0, "{shanghai}");
-        assert_eq!(number(ningbo, "rx_packets"), 0.0, "{ningbo}");
+        assert!(number(ningbo, "rx_packets") < 1e-9, "{ningbo}");
         assert_eq!(shanghai["health"], "up", "{shanghai}");
         assert!(number(shanghai, "round_trip") > 0.0 && number(shanghai, "loss") < 1.0, "{shanghai}");
         assert_eq!(ningbo["health"], Value::Null);

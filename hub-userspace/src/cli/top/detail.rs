@@ -11,7 +11,7 @@ use ratatui::{
 };
 
 use super::{
-    format::{age, clean, percent, round_trip, short},
+    format::{age, clean, count, percent, round_trip, short},
     model::{Connection, Model},
     screen::{texts, trends},
     view::View,
@@ -112,7 +112,7 @@ fn ipsec(ipsec: &IpsecStatus) -> Vec<String> {
     let ike = format!("IKE SA {}", ipsec.ike.as_deref().unwrap_or("none"));
     let fault = ipsec.fault.iter().map(|fault| format!("last fault: {fault}"));
     let child = |child: &ChildStatus| {
-        let (bytes_in, bytes_out) = (short(child.bytes_in as f64), short(child.bytes_out as f64));
+        let (bytes_in, bytes_out) = (short(count(child.bytes_in)), short(count(child.bytes_out)));
         let age = age(Duration::from_secs(child.seconds));
         let selectors = child.selectors.iter().take(4).cloned().collect::<Vec<_>>().join(", ");
         format!("{} in {bytes_in}B, {} out {bytes_out}B, {age}: {selectors}", child.spi_in, child.spi_out)
@@ -127,7 +127,7 @@ fn ipsec(ipsec: &IpsecStatus) -> Vec<String> {
 fn routes(model: &Model, name: &str) -> Vec<String> {
     let own = model.routes.iter().filter(|route| clean(&route.next_hop) == name);
     let text = |route: &crate::api_types::status::RouteStatus| {
-        let problem = route.problem.iter().map(|problem| format!(": {problem}")).collect::<String>();
+        let problem = route.problem.as_ref().map(|problem| format!(": {problem}")).unwrap_or_default();
         format!(
             "{:<20} weight {:>3}  share {:>4}  {}{problem}",
             route.destination.to_string(),
@@ -144,6 +144,6 @@ fn event(event: &ConnectionEvent) -> String {
     let seconds = Duration::try_from_secs_f64(event.time).unwrap_or_default().as_secs();
     let [hour, minute, second] = [seconds / 3600 % 24, seconds / 60 % 60, seconds % 60];
     let state = table::state(event.state, event.health);
-    let reason = event.reason.iter().map(|reason| format!(": {reason}")).collect::<String>();
+    let reason = event.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
     format!("{hour:02}:{minute:02}:{second:02} UTC {state}{reason}")
 }

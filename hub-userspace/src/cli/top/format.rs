@@ -21,6 +21,12 @@ pub fn short(number: f64) -> String {
     "many".to_owned()
 }
 
+/// A count for a rate or a short text, which need no more than 53 bits of it.
+#[expect(clippy::cast_precision_loss, reason = "the lower digits are not shown")]
+pub fn count(number: u64) -> f64 {
+    number as f64
+}
+
 /// A round trip, in seconds: `0.3ms`, `12ms`, `1.2s`.
 pub fn round_trip(seconds: f64) -> String {
     match seconds * 1000.0 {

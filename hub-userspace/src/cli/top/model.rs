@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::format::clean;
+use super::format::{clean, count};
 use crate::{
     api_types::{
         event::ConnectionEvent,
@@ -155,7 +155,7 @@ fn shows(status: &ConnectionStatus) -> (State, Option<HealthState>) {
 }
 
 fn rates(old: &Traffic, new: &Traffic, elapsed: f64) -> (Option<Rates>, BTreeMap<String, f64>) {
-    let rate = |old: u64, new: u64| new.checked_sub(old).map(|count| count as f64 / elapsed);
+    let rate = |old: u64, new: u64| new.checked_sub(old).map(|number| count(number) / elapsed);
     let all = || {
         Some(Rates {
             rx_packets: rate(old.rx_packets, new.rx_packets)?,

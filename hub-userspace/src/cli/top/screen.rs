@@ -10,7 +10,7 @@ use ratatui::{
 
 use super::{
     detail,
-    format::{percent, round_trip, short},
+    format::{count, percent, round_trip, short},
     model::{Connection, HISTORY, Model, Rates},
     view::{Page, SortKey, View},
 };
@@ -100,10 +100,10 @@ fn table(frame: &mut Frame<'_>, area: Rect, model: &Model, view: &View) {
     }
     let has_trend = area.height >= TREND + 6;
     let layout = Layout::vertical([Constraint::Fill(1), Constraint::Length(if has_trend { TREND } else { 0 })]);
-    let [list, trend] = layout.areas(area);
+    let [list, below] = layout.areas(area);
     let is_wide = area.width >= WIDE;
     let spark = area.width.saturating_sub(WIDE - 28).min(60);
-    let stale = model.problem.is_some();
+    let is_old = model.problem.is_some();
 
     let mut names = vec![
         ("CONNECTION", Some(SortKey::Name)),
@@ -123,25 +123,25 @@ fn table(frame: &mut Frame<'_>, area: Rect, model: &Model, view: &View) {
         names.push(("IN AND OUT, 2 MINUTES", None));
         widths.push(Constraint::Length(spark));
     }
-    let title = |(index, (name, sort)): (usize, (&'static str, Option<SortKey>))| {
+    let title_cell = |(index, (name, sort)): (usize, (&'static str, Option<SortKey>))| {
         let style = if sort == Some(view.sort) { REVERSED } else { BOLD };
         let text = if (2..10).contains(&index) { Line::raw(name).right_aligned() } else { Line::raw(name) };
         Cell::from(text.style(style))
     };
-    let header = Row::new(names.into_iter().enumerate().map(title));
+    let header = Row::new(names.into_iter().enumerate().map(title_cell));
     let body = rows.iter().map(|(name, connection)| {
         let mut cells = cells(name, connection);
         if is_wide {
             let traffic = |rates: &Rates| rates.rx_bits + rates.tx_bits;
             cells.push(Cell::from(sparkline(&columns(connection, spark, traffic))));
         }
-        Row::new(cells).style(if stale { DIM } else { PLAIN })
+        Row::new(cells).style(if is_old { DIM } else { PLAIN })
     });
     let table = Table::new(body, widths).header(header).column_spacing(1).row_highlight_style(REVERSED);
     let position = view.position(&rows);
     frame.render_stateful_widget(table, list, &mut TableState::new().with_selected(Some(position)));
     if has_trend && let Some((name, connection)) = rows.get(position) {
-        trends(frame, trend, name, connection);
+        trends(frame, below, name, connection);
     }
 }
 
@@ -178,12 +178,15 @@ pub fn texts(connection: &Connection) -> [String; 8] {
     texts.map(|text| text.unwrap_or_else(|| "-".to_owned()))
 }
 
+/// One of the rates.
+type Rate = fn(&Rates) -> f64;
+
 /// Two sparklines, of bits in and out.
 pub fn trends(frame: &mut Frame<'_>, area: Rect, name: &str, connection: &Connection) {
     let layout =
         Layout::vertical([Constraint::Length(1), Constraint::Fill(1), Constraint::Length(1), Constraint::Fill(1)]);
     let [title_in, spark_in, title_out, spark_out] = layout.areas(area);
-    let rates: [(&str, fn(&Rates) -> f64); 2] = [("in", |rates| rates.rx_bits), ("out", |rates| rates.tx_bits)];
+    let rates: [(&str, Rate); 2] = [("in", |rates| rates.rx_bits), ("out", |rates| rates.tx_bits)];
     for ((direction, of), (title, spark)) in rates.into_iter().zip([(title_in, spark_in), (title_out, spark_out)]) {
         let most = connection.history.iter().map(of).fold(0.0, f64::max);
         let text = format!("{name} {direction}, bit/s in {} s, at most {}", HISTORY.as_secs(), short(most));
@@ -203,7 +206,7 @@ fn columns(connection: &Connection, width: u16, of: impl Fn(&Rates) -> f64) -> V
         std::iter::repeat_n(0.0, width - samples).chain(values).collect()
     } else {
         let part = |column: usize| &values[column * samples / width..(column + 1) * samples / width];
-        (0..width).map(part).map(|part| part.iter().sum::<f64>() / part.len() as f64).collect()
+        (0..width).map(part).map(|part| part.iter().sum::<f64>() / count(part.len() as u64)).collect()
     };
     let most = means.iter().copied().fold(0.0, f64::max);
     // From 0 to 1000.

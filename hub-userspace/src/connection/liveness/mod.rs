@@ -71,10 +71,9 @@ impl Liveness {
         }
         for name in affected.names(config) {
             let connection = &config.connections[name];
-            let health = connection.health_check.as_ref().map(|_| health(name));
-            let answers = health.map(|health| health.map(|health| health != Health::Down));
+            let loss = if connection.health_check.is_some() { health(name) } else { Some(Health::Up) };
+            let answers = loss.map(|health| health != Health::Down);
             let evidence = evidence(connection, host, tunnel(name, connection), answers);
-            let loss = health.unwrap_or(Some(Health::Up));
             let entry = if let Some(entry) = self.connections.get_mut(name) {
                 if let Some(expires) = entry.expires.take() {
                     self.expiries.remove(&(expires, name.clone()));
@@ -202,11 +201,11 @@ fn seen(state: State) -> State {
     }
 }
 
-fn evidence(connection: &Connection, host: &HostState, tunnel: Option<bool>, health: Option<Option<bool>>) -> Evidence {
+fn evidence(connection: &Connection, host: &HostState, tunnel: Option<bool>, health: Option<bool>) -> Evidence {
     let link = host.link(&connection.interface);
     let is_up = link.is_some_and(Link::is_up);
     let answers = link.zip(connection.peer).is_none_or(|(link, peer)| !host.has_failed(link.index, peer));
-    weigh([Some(is_up && answers), tunnel].into_iter().chain(health))
+    weigh([Some(is_up && answers), tunnel, health].into_iter())
 }
 
 /// Combines answers: `Some(false)` takes precedence over `None`, and `None` over `Some(true)`.

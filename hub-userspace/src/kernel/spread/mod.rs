@@ -165,7 +165,7 @@ impl Spreader {
             match self.put_back(index) {
                 Ok(_) => _ = self.stuck.remove(&index),
                 Err(failure) if self.stuck.insert(index) => {
-                    warn!(name: "rps_not_restored", "rps_cpus is not put back: {failure}")
+                    warn!(name: "rps_not_restored", "rps_cpus is not put back: {failure}");
                 }
                 Err(_) => {}
             }

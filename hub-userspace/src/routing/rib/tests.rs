@@ -32,8 +32,9 @@ fn held_down_member_carries_traffic_only_as_last_resort() {
 #[test]
 fn degraded_member_carries_traffic_only_without_healthy_one() {
     use State::{Degraded, Down, HoldDown, Up};
+    type Row<'a> = ([State; 3], &'a [(&'a str, u32)]);
     let members = BTreeMap::from([("a".to_owned(), 75), ("b".to_owned(), 25), ("s".to_owned(), 0)]);
-    let table: [([State; 3], &[(&str, u32)]); 8] = [
+    let table: [Row<'_>; 8] = [
         ([Degraded, Up, Up], &[("b", 25)]),
         ([Degraded, Degraded, Up], &[("s", 1)]),
         ([Degraded, Down, Up], &[("s", 1)]),

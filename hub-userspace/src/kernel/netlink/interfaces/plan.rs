@@ -152,7 +152,7 @@ impl InterfaceStep {
         match self {
             Self::Delete { name, .. } => info!(name: "xfrm_interface_removed", "interface {name} removed"),
             Self::Create { name, link } => {
-                info!(name: "xfrm_interface_created", "xfrm interface {name} created, if_id {}", link.if_id)
+                info!(name: "xfrm_interface_created", "xfrm interface {name} created, if_id {}", link.if_id);
             }
             Self::Set { .. } => {}
             Self::SetMtu { name, mtu, .. } => debug!("MTU of interface {name} set to {mtu}"),

@@ -70,3 +70,6 @@ impl LossWindow {
         Verdict::Degraded { lost: self.lost, probes: u32::try_from(probes).unwrap_or(u32::MAX) }
     }
 }
+
+#[cfg(test)]
+pub mod tests;
