@@ -46,7 +46,7 @@ pub struct ConnectionRecord {
     pub name_length: u32,
     /// [`ConnectionRecord::UP`] and the like; 0: not known.
     pub state: u32,
-    /// [`ConnectionRecord::FAILED`] and [`ConnectionRecord::CARRIED_OVER`].
+    /// [`ConnectionRecord::FAILED`], [`ConnectionRecord::CARRIED_OVER`] and [`ConnectionRecord::DEGRADED`].
     pub flags: u32,
     pub padding: u32,
     /// Start of the current state: nanoseconds of `CLOCK_BOOTTIME`.
@@ -69,6 +69,9 @@ impl ConnectionRecord {
     pub const FAILED: u32 = 1;
     /// The counts of the previous version are in `traffic` and `refusals`.
     pub const CARRIED_OVER: u32 = 2;
+    /// With [`ConnectionRecord::UP`]: its health check loses more probes than allowed. A flag, so that agents without
+    /// this state read it as up.
+    pub const DEGRADED: u32 = 4;
     /// Value of a slot without an owner.
     pub const NONE: Self = Self {
         name: [0; NAME_BYTES],

@@ -147,8 +147,8 @@ impl Attachments {
         match result {
             Ok(attached) => {
                 match &attached.reason {
-                    None => info!(interface = name, mode = attached.mode, "attached"),
-                    Some(reason) => info!(interface = name, mode = attached.mode, reason, "attached"),
+                    None => info!(name: "attached", interface = name, mode = attached.mode, "attached"),
+                    Some(reason) => info!(name: "attached", interface = name, mode = attached.mode, reason, "attached"),
                 }
                 self.errors.remove(&name);
                 self.attached.insert(ifindex, attached);
@@ -159,7 +159,7 @@ impl Attachments {
             }
             Err(error) => {
                 if self.errors.get(&name) != Some(&error) {
-                    error!(interface = name, "not attached: {error}");
+                    error!(name: "attach_failed", interface = name, json.reason = error, "not attached: {error}");
                 }
                 self.errors.insert(name, error);
             }

@@ -142,7 +142,7 @@ impl<D: Datapath, K: Kernel, I: Ike> Edge<D, K, I> {
             }
             Effect::Remember { connection, slot, memory } => {
                 if let Err(error) = datapath.remember(slot, &memory) {
-                    warn!("the next agent will not know how {connection} is: {error}");
+                    warn!(name: "state_not_recorded", "the next agent will not know how {connection} is: {error}");
                 }
             }
             Effect::AwaitGrace { ids } => {
@@ -171,9 +171,9 @@ impl<D: Datapath, K: Kernel, I: Ike> Edge<D, K, I> {
     }
 
     fn notify(&self, notice: Notice) {
-        let Notice { connection, state, was, reason, selectors } = notice;
+        let Notice { connection, state, health, was, reason, selectors } = notice;
         // Fails when there are no listeners.
-        drop(self.listeners.send(ConnectionEvent { time: now(), connection, state, was, reason, selectors }));
+        drop(self.listeners.send(ConnectionEvent { time: now(), connection, state, health, was, reason, selectors }));
     }
 }
 
@@ -193,7 +193,7 @@ pub fn drive<D: Datapath, K: Kernel, I: Ike>(
         let (outcome, event) = edge.perform(effect);
         result = match (result, outcome) {
             (Err(first), Err(other)) => {
-                warn!("{other:#}");
+                warn!(name: "effect_failed", "{other:#}");
                 Err(first)
             }
             (first, outcome) => first.and(outcome),

@@ -8,7 +8,10 @@ use std::{
 
 use crate::{
     config::Config,
-    connection::{memory::ConnectionMemory, state::State},
+    connection::{
+        memory::ConnectionMemory,
+        state::{Health, State},
+    },
     datapath::ToAttach,
     fib::{slow_path::KernelRoute, tables::Write},
     health::CheckTarget,
@@ -95,6 +98,7 @@ pub enum Effect {
 pub struct Notice {
     pub connection: String,
     pub state: State,
+    pub health: Option<Health>,
     pub was: Option<State>,
     pub reason: Option<String>,
     pub selectors: Option<Vec<String>>,

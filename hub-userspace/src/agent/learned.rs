@@ -59,9 +59,9 @@ impl World {
         for news in self.learned.take_news() {
             let (subject, prefix, reason) = (&*news.subject, news.prefix, &news.reason);
             if news.is_connection {
-                warn!(connection = subject, "learned route {prefix} is refused: {reason}");
+                warn!(name: "learned_route_refused", connection = subject, json.reason = %reason, "learned route {prefix} is refused: {reason}");
             } else {
-                warn!(interface = subject, "learned route {prefix} is refused: {reason}");
+                warn!(name: "learned_route_refused", interface = subject, json.reason = %reason, "learned route {prefix} is refused: {reason}");
             }
         }
     }

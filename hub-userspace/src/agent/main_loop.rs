@@ -77,7 +77,7 @@ impl Agent {
     /// As [`Self::handle`], for events whose result nobody waits for: an error is logged.
     fn follow(&mut self, event: Event) {
         if let Err(error) = self.handle(event) {
-            error!("{error:#}; the previous state stays in force; next attempt in {} s", RETRY.as_secs());
+            error!(name: "change_failed", "{error:#}; the previous state stays in force; next attempt in {} s", RETRY.as_secs());
         }
     }
 
@@ -116,7 +116,7 @@ impl Agent {
                 changes = changed(self.follow_after, &mut self.follower, &mut self.host) => match changes {
                     Ok(changes) => self.follow(Event::Host { host: self.host.clone(), changes }),
                     Err(error) => {
-                        error!("the host's interfaces cannot be followed: {error:#}");
+                        error!(name: "host_not_followed", "the host's interfaces cannot be followed: {error:#}");
                         self.follow_after = Instant::now() + RETRY;
                     }
                 },
@@ -144,7 +144,7 @@ impl Agent {
                 }
             }
         }
-        info!("stopping");
+        info!(name: "agent_stopping", "stopping");
         // Requests in the queue fail now instead of waiting for an answer.
         drop(requests);
         let remains = match self.world.config().dataplane.on_stop {
@@ -176,16 +176,16 @@ impl Agent {
         if remains != Remains::Datapath {
             let cleared = kernel.reconciler.clear().await;
             if let Err(failure) = translated::remove_all() {
-                warn!("IPsec policies of the agent are not removed: {failure}");
+                warn!(name: "ipsec_policy_not_removed", "IPsec policies of the agent are not removed: {failure}");
             }
             datapath.unload()?;
             if let Err(failure) = kernel.spreader.put_all_back() {
-                warn!("rps_cpus is not put back: {failure}");
+                warn!(name: "rps_not_restored", "rps_cpus is not put back: {failure}");
             }
             // The nftables table stays as long as one of the routes does.
             let report = cleared.context("cannot remove the routes of the agent from the kernel")?;
             for failure in report.failures {
-                warn!("not removed: {failure}");
+                warn!(name: "route_not_removed", "not removed: {failure}");
             }
         }
         if remains == Remains::Nothing {
@@ -217,7 +217,9 @@ impl Agent {
             Request::CheckCapacity(transition, answer) => drop(answer.send(self.world.check_capacity(&transition))),
             Request::Commit(transition, answer) => {
                 // The change stays in the desired state on an error and is retried.
-                let committed = self.handle(Event::Change(transition)).inspect_err(|error| warn!("{error:#}"));
+                let committed = self
+                    .handle(Event::Change(transition))
+                    .inspect_err(|error| warn!(name: "change_failed", "{error:#}"));
                 drop(answer.send(committed.map(|()| self.edge.kernel.settlement())));
                 let config = self.world.config();
                 self.edge.kernel.prober.keep_counts(config);

@@ -9,7 +9,7 @@ use hub_common::maps::{UNATTRIBUTED, VPC};
 use super::{edge::Edge, host::Host, underlays::Receivers, world::World};
 use crate::{
     config::model::{Connection, SelectorSource},
-    connection::state::{State, States},
+    connection::state::States,
     datapath::{CounterReader, Counters, CpuPackets, DatapathError, Dataplane, OwnCounts, SavedCounts},
     health::{HealthReport, ProbeCounts},
     ipsec::{
@@ -90,7 +90,7 @@ impl MetricsSnapshot {
             ConnectionState {
                 name: name.clone(),
                 is_admin_up: connection.enabled,
-                is_up: world.states.get(name) == Some(&State::Up),
+                is_up: world.states.get(name).is_some_and(|state| state.is_up()),
                 has_check: connection.health_check.is_some(),
                 sas,
                 slot,
@@ -194,10 +194,10 @@ fn is_established(tunnel: Option<&Tunnel>) -> bool {
 }
 
 fn health(report: Option<&HealthReport>, own: OwnCounts) -> HealthScrape {
-    let healthy = report.filter(|report| report.is_healthy());
+    let answered = report.filter(|report| report.is_answered());
     HealthScrape {
-        is_healthy: healthy.is_some(),
-        round_trip: healthy.and_then(|report| report.round_trip).map(|time| time.as_secs_f64()),
+        state: report.and_then(HealthReport::health),
+        round_trip: answered.and_then(|report| report.round_trip).map(|time| time.as_secs_f64()),
         sent: own.probes_sent,
         lost: own.probes_lost,
     }
@@ -234,7 +234,7 @@ mod tests {
     use std::fmt::Write as _;
 
     use super::*;
-    use crate::{config, kernel::netlink::HostState};
+    use crate::{config, connection::state::State, kernel::netlink::HostState};
 
     /// Routes of two connections to the first `shared` of three destinations, and of one to the others.
     fn rib(shared: usize) -> Rib {

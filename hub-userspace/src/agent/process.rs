@@ -25,14 +25,14 @@ pub fn return_freed_memory() {
 pub fn prepare() {
     // Only root may inspect the process (prctl(2), ptrace(2)), and a crash writes no core dump.
     if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
-        warn!("a crash may leave secrets in a core dump: {error}");
+        warn!(name: "core_dump_risk", "a crash may leave secrets in a core dump: {error}");
     }
     let none = Rlimit { current: Some(0), maximum: Some(0) };
     if let Err(error) = setrlimit(Resource::Core, none) {
-        warn!("core dumps cannot be switched off: {error}");
+        warn!(name: "core_dump_risk", "core dumps cannot be switched off: {error}");
     }
     let files = getrlimit(Resource::Nofile);
     if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: files.maximum, maximum: files.maximum }) {
-        warn!("the limit of open files cannot be raised to {:?}: {error}", files.maximum);
+        warn!(name: "open_files_limit", "the limit of open files cannot be raised to {:?}: {error}", files.maximum);
     }
 }

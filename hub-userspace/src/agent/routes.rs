@@ -18,9 +18,9 @@ use crate::{
     config::Config,
     fib::{
         Inputs,
-        slow_path::{self, KernelRoute, OwnPrefixes, Sources, own_prefix_key},
+        slow_path::{self, GroupAction, KernelRoute, OwnPrefixes, Sources, own_prefix_key},
     },
-    kernel::netlink::{Family, RouteAction},
+    kernel::netlink::Family,
     routing::{
         groups::AffectedGroups,
         rib::{Members, Rib},
@@ -35,7 +35,7 @@ const AT_ONCE: usize = 1024;
 #[derive(Debug, Default)]
 pub(super) struct RoutePlan {
     /// Current action of the routes of these members.
-    actions: HashMap<(Arc<Members>, Family), Option<Arc<RouteAction>>>,
+    actions: HashMap<(Arc<Members>, Family), GroupAction>,
     /// As last read from the host.
     sources: Sources,
     /// Destinations still to plan.
@@ -96,13 +96,15 @@ impl RoutePlan {
 
     /// Plans a group's destinations again if its action has changed.
     fn follow_group(&mut self, inputs: Inputs<'_>, rib: &Rib, members: &Arc<Members>) {
+        let is_revoked = slow_path::is_revoked(inputs, members);
         for family in FAMILIES {
             let new = slow_path::action(inputs, &self.sources, members, family);
             let key = (Arc::clone(members), family);
-            if self.actions.get(&key).is_some_and(|old| old.as_deref() == new.as_ref()) {
+            let is_same = |old: &GroupAction| old.action.as_deref() == new.as_ref() && old.is_revoked == is_revoked;
+            if self.actions.get(&key).is_some_and(is_same) {
                 continue;
             }
-            self.actions.insert(key, new.map(Arc::new));
+            self.actions.insert(key, GroupAction { action: new.map(Arc::new), is_revoked });
             let of_family = |destination: &IpNet| slow_path::family(*destination) == family;
             // `append` would rebuild the whole set for each group.
             self.todo.extend(rib.destinations(members).filter(of_family));
@@ -148,7 +150,8 @@ impl RoutePlan {
         let mut entries = mem::take(&mut self.changed_own);
         for destination in std::iter::from_fn(|| self.todo.pop_first()).take(AT_ONCE) {
             let family = slow_path::family(destination);
-            let action = |members: &Arc<Members>| self.actions.get(&(Arc::clone(members), family)).cloned().flatten();
+            let action =
+                |members: &Arc<Members>| self.actions.get(&(Arc::clone(members), family)).cloned().unwrap_or_default();
             for table in &self.publish_tables {
                 entries.extend(slow_path::entries_of(destination, rib, config, *table, action));
             }

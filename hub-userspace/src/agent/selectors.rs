@@ -55,12 +55,12 @@ impl World {
             let (Some(agreed), Some(state)) = (self.negotiated.get(&name), self.states.get(&name)) else { continue };
             let selectors = texts(agreed);
             if selectors.is_empty() {
-                info!(connection = name, "no SA: packets from the connection are dropped");
+                info!(name: "sa_missing", connection = name, "no SA: packets from the connection are dropped");
             } else {
-                info!(connection = name, "SAs cover {}", selectors.join(", "));
+                info!(name: "sa_selectors", connection = name, "SAs cover {}", selectors.join(", "));
             }
             for problem in self.selector_problems(&name) {
-                warn!(connection = name, "{problem}");
+                warn!(name: "sa_selectors_not_admitted", connection = name, "{problem}");
             }
             if published.contains(&name) {
                 continue;
@@ -68,7 +68,8 @@ impl World {
             let reason = self.state_reason(&name, *state);
             let (state, was) = (*state, Some(*state));
             let selectors = Some(selectors);
-            effects.push(Effect::Notify(Notice { connection: name, state, was, reason, selectors }));
+            let health = self.health_of(&name);
+            effects.push(Effect::Notify(Notice { connection: name, state, health, was, reason, selectors }));
         }
     }
 

@@ -86,14 +86,7 @@ impl Snapshot {
                 warnings,
                 warning_codes,
                 state_changes: entry.map_or(0, |entry| entry.changes),
-                health: edge.kernel.prober.report(name).map(|report| status::Health {
-                    healthy: report.is_healthy(),
-                    sent: report.sent,
-                    received: report.received,
-                    recent_probes: report.recent.count(),
-                    recent_lost: report.recent.lost(),
-                    round_trip: report.round_trip.map(|time| time.as_secs_f64()),
-                }),
+                health: edge.kernel.prober.report(name).as_ref().map(Into::into),
                 ipsec: world
                     .tunnels
                     .tunnels

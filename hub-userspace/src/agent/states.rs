@@ -11,8 +11,12 @@ use super::{
 };
 use crate::{
     config::model::{Connection, SelectorSource},
-    connection::{affected::Affected, liveness::ConnectionLiveness, state::State},
-    health::Verdict,
+    connection::{
+        affected::Affected,
+        liveness::ConnectionLiveness,
+        state::{Health, State},
+    },
+    health::HealthReport,
     ipsec::{
         effective::{has_sa, mark},
         xfrm::table::SaMatch,
@@ -37,7 +41,7 @@ impl World {
     /// Re-evaluates the states of connections. Returns those that have changed.
     pub(super) fn evaluate(&mut self, affected: &Affected, now: Instant) -> Vec<String> {
         let Self { liveness, config, host, tunnels, policies, health, states, .. } = self;
-        let healthy = |name: &str| Some(health.get(name)?.verdict? == Verdict::Healthy);
+        let healthy = |name: &str| health.get(name)?.health();
         let tunnel = |name: &str, connection: &Connection| match (&connection.ipsec, connection.selectors) {
             (Some(ipsec), _) => tunnels.is_up(name, ipsec.start),
             (None, SelectorSource::Xfrm) => has_sa(config, connection, host, policies.table.as_deref()),
@@ -92,31 +96,41 @@ impl World {
             }
             let (connection, reason) = (name.clone(), now.1.clone());
             match &reason {
-                None => info!(connection, "up"),
-                Some(reason) => warn!(connection, "down: {reason}"),
+                None => info!(name: "connection_up", connection, "up"),
+                Some(reason) if state.is_up() => {
+                    warn!(name: "connection_degraded", connection, json.reason = reason, "up, {reason}");
+                }
+                Some(reason) => warn!(name: "connection_down", connection, json.reason = reason, "down: {reason}"),
             }
             let was = self.last_published.insert(connection.clone(), now).map(|(state, _)| state);
             let selectors = self.selectors_of(name);
             published.insert(connection.clone());
-            effects.push(Effect::Notify(Notice { connection, state, was, reason, selectors }));
+            let health = self.health_of(name);
+            effects.push(Effect::Notify(Notice { connection, state, health, was, reason, selectors }));
         }
         if affected.is_all() {
             let gone = self.last_published.keys().filter(|name| !config.connections.contains_key(*name));
             for connection in gone.cloned().collect::<Vec<_>>() {
                 let was = self.last_published.remove(&connection).map(|(state, _)| state);
                 let (state, reason) = (State::Down, Some(GONE.to_owned()));
-                effects.push(Effect::Notify(Notice { connection, state, was, reason, selectors: None }));
+                effects.push(Effect::Notify(Notice { connection, state, health: None, was, reason, selectors: None }));
             }
         }
         published
     }
 
-    /// Reason why a connection is not up.
+    /// The result of its health check, as of the last evaluation.
+    pub(super) fn health_of(&self, name: &str) -> Option<Health> {
+        self.health.get(name).and_then(HealthReport::health)
+    }
+
+    /// Reason why a connection is not up, or degraded.
     pub(super) fn state_reason(&self, name: &str, state: State) -> Option<String> {
         let connection = &self.config.connections[name];
         let interface = &connection.interface;
         match (state, self.host.link(interface)) {
             (State::Up, _) => None,
+            (State::Degraded, _) => Some(format!("degraded: {}", self.health_reason(name))),
             (State::AdminDown, _) => Some("administratively down".to_owned()),
             (State::HoldDown, _) if self.liveness.get(name).is_some_and(ConnectionLiveness::is_unknown) => {
                 Some(self.ipsec_reason(name).unwrap_or_else(|| self.health_reason(name)))
@@ -171,15 +185,21 @@ impl World {
         }
     }
 
-    /// Reason why its health check does not pass.
+    /// Reason why its health check does not pass, or is degraded.
     fn health_reason(&self, name: &str) -> String {
-        let check = self.config.connections[name].health_check;
-        let destination = check.map(|check| check.destination.to_string()).unwrap_or_default();
+        let check = self.config.connections[name].health_check.as_ref();
+        let destinations = check.map_or(&[][..], |check| &check.destinations);
         let report = self.health.get(name).cloned().unwrap_or_default();
-        match (report.problem, report.verdict) {
-            (Some(problem), _) => format!("the health check of {destination} cannot run: {problem}"),
-            (None, Some(verdict)) => format!("health check: {destination} {verdict}"),
-            (None, None) => format!("health check: {destination} has not replied yet"),
-        }
+        let of_target = |destination: &IpAddr| {
+            let report = report.targets.get(destination).unwrap_or(&report);
+            match (&report.problem, report.verdict) {
+                (Some(problem), _) => format!("the health check of {destination} cannot run: {problem}"),
+                (None, Some(verdict)) => format!("health check: {destination} {verdict}"),
+                (None, None) => format!("health check: {destination} has not replied yet"),
+            }
+        };
+        let passes = |destination: &IpAddr| report.targets.get(destination).is_some_and(HealthReport::is_healthy);
+        let failed: Vec<_> = destinations.iter().filter(|destination| !passes(destination)).map(of_target).collect();
+        failed.join(", ")
     }
 }

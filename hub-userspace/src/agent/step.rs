@@ -16,7 +16,7 @@ use crate::{
     },
     connection::affected::Affected,
     fib::slow_path,
-    health::{self, CheckTarget},
+    health,
     ipsec::underlay::{is_other_underlay, may_be_underlay},
     kernel::{
         netlink::{Changes, HostState},
@@ -82,7 +82,7 @@ impl World {
                     effects.push(Effect::Ike(Arc::clone(&self.config)));
                 }
                 if !difference.is_empty() {
-                    info!("configuration: {difference}");
+                    info!(name: "configuration_changed", "configuration: {difference}");
                 }
                 if !difference.routes.is_empty() {
                     Arc::make_mut(&mut self.rib).change(&difference.routes);
@@ -290,7 +290,7 @@ impl World {
         };
         let refused = BTreeSet::from_iter(refused);
         for failure in refused.difference(&self.refused) {
-            warn!("{failure}");
+            warn!(name: "kernel_route_refused", "{failure}");
         }
         self.refused = refused;
         if self.refused.is_empty() {
@@ -312,7 +312,7 @@ impl World {
             return;
         }
         let goes_on = |name: &String| match (self.checks.get(name), checks.get(name)) {
-            (Some(old), Some(new)) => (CheckTarget { link: new.link, ..*old }) == *new,
+            (Some(old), Some(new)) => old.is_same_path(new),
             _ => false,
         };
         self.health.retain(|name, _| goes_on(name));

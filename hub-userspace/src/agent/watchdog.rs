@@ -31,7 +31,7 @@ impl Watchdog {
     pub fn ping(&mut self) {
         self.next = Instant::now() + self.every.unwrap_or_default();
         if let Err(error) = sd_notify::notify(&[NotifyState::Watchdog]) {
-            warn!("systemd not notified: {error}");
+            warn!(name: "systemd_not_notified", "systemd not notified: {error}");
         }
     }
 }

@@ -43,6 +43,7 @@ const QUEUE_PAUSE: Duration = Duration::from_millis(10);
 const ANOTHER_VERSION: &str = "unexpected answer from the agent: it may be of another version";
 
 /// The agent, reached through its socket.
+#[derive(Clone)]
 pub struct Client {
     socket: PathBuf,
 }

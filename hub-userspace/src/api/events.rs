@@ -45,10 +45,11 @@ async fn next(
     // Subscribe before the snapshot, so that no event is missed.
     let events = state.events.upgrade()?.subscribe();
     let present = snapshot(state).await.ok()?.connections.into_iter();
-    let lines = present.map(|ConnectionStatus { name, state, state_reason, state_seconds, ipsec, .. }| {
+    let lines = present.map(|ConnectionStatus { name, state, state_reason, state_seconds, ipsec, health, .. }| {
         let selectors = ipsec.and_then(|ipsec| ipsec.selectors);
+        let health = health.and_then(|health| health.state);
         let time = now() - state_seconds;
-        line(&ConnectionEvent { time, connection: name, state, was: None, reason: state_reason, selectors })
+        line(&ConnectionEvent { time, connection: name, state, health, was: None, reason: state_reason, selectors })
     });
     Some((lines.collect(), Some(events)))
 }

@@ -125,7 +125,7 @@ async fn follow(listener: MetricsListener, mut address: watch::Receiver<Option<S
         };
         let problem = match TcpListener::bind(desired).await {
             Ok(socket) => {
-                info!("metrics are served on http://{desired}/metrics");
+                info!(name: "metrics_served", "metrics are served on http://{desired}/metrics");
                 listener.set(Some(MetricsStatus { listen: desired.to_string(), problem: None }));
                 tokio::select! {
                     changed = address.changed() => match changed {
@@ -139,7 +139,7 @@ async fn follow(listener: MetricsListener, mut address: watch::Receiver<Option<S
         };
         let status = Some(MetricsStatus { listen: desired.to_string(), problem: Some(problem.clone()) });
         if listener.set(status.clone()) != status {
-            warn!("metrics are not served on {desired}: {problem}; next attempts every {} s", RETRY.as_secs());
+            warn!(name: "metrics_not_served", "metrics are not served on {desired}: {problem}; next attempts every {} s", RETRY.as_secs());
         }
         tokio::select! {
             changed = address.changed() => if changed.is_err() {
@@ -175,7 +175,7 @@ async fn accept(listener: &TcpListener, connections: &Arc<Connections>, permits:
             }
             Err(error) => {
                 if !is_refused {
-                    warn!("cannot accept a connection for metrics: {error}");
+                    warn!(name: "metrics_accept_failed", "cannot accept a connection for metrics: {error}");
                 }
                 is_refused = true;
                 sleep(PAUSE).await;

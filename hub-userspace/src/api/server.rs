@@ -69,7 +69,7 @@ async fn serve(file: Arc<SocketFile>, mut listener: UnixListener, router: Router
                 }
                 Err(error) => {
                     if !is_refused {
-                        warn!("cannot accept a connection on the control socket: {error}");
+                        warn!(name: "socket_accept_failed", "cannot accept a connection on the control socket: {error}");
                     }
                     is_refused = true;
                     sleep(PAUSE).await;

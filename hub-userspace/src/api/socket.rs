@@ -91,14 +91,14 @@ impl SocketFile {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         match made {
             Ok(listener) => {
-                info!("the socket {} was removed: created again", self.path.display());
+                info!(name: "socket_recreated", "the socket {} was removed: created again", self.path.display());
                 state.failure = None;
                 Some(listener)
             }
             Err(error) => {
                 let failure = format!("{error:#}");
                 if state.failure.as_ref() != Some(&failure) {
-                    warn!("the socket {} was removed and cannot be created again: {failure}", self.path.display());
+                    warn!(name: "socket_not_recreated", "the socket {} was removed and cannot be created again: {failure}", self.path.display());
                 }
                 state.failure = Some(failure);
                 None
@@ -142,7 +142,7 @@ impl SocketFile {
         let mode = match self.group.map(owned) {
             Some(Ok(())) => 0o660,
             Some(Err(error)) => {
-                warn!("the group {GROUP} cannot open {}: {error}", self.path.display());
+                warn!(name: "socket_group", "the group {GROUP} cannot open {}: {error}", self.path.display());
                 0o600
             }
             None => 0o600,

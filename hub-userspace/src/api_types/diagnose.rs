@@ -71,6 +71,8 @@ pub enum Code {
     NoHubAddress,
     PerCpuSas,
     ProbesLost,
+    Degraded,
+    TargetsSilent,
     RoutesCarriedByOthers,
     RoutesUnreachable,
     SelectorsMissing,

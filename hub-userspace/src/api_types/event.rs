@@ -4,18 +4,21 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
-use crate::connection::state::State;
+use crate::connection::state::{Health, State};
 
-/// A change of a connection's state, its reason or its negotiated selectors.
+/// A change of a connection's state, its health, its reason or its negotiated selectors.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ConnectionEvent {
     /// Seconds since 1970-01-01 00:00 UTC.
     pub time: f64,
     pub connection: String,
     pub state: State,
+    /// Result of its health check; absent without one, or before the first result.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<Health>,
     /// `None` for a new connection.
     pub was: Option<State>,
-    /// Reason why it is not up.
+    /// Reason why it is not up, or degraded.
     pub reason: Option<String>,
     /// Selectors in force, if SAs determine them, as in the status.
     #[serde(default, skip_serializing_if = "Option::is_none")]

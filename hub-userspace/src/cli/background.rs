@@ -37,11 +37,17 @@ pub(super) async fn reload_on(mut hangup: Signal, orders: mpsc::Sender<ChangeReq
         }
         match answer.await {
             Ok(Ok(changed)) => {
-                changed.warnings.iter().for_each(|warning| tracing::warn!(target: UNLIMITED, "{warning}"));
-                tracing::info!(target: UNLIMITED, "SIGHUP: {}", changed.message);
+                changed
+                    .warnings
+                    .iter()
+                    .for_each(|warning| tracing::warn!(name: "configuration_warning", target: UNLIMITED, "{warning}"));
+                tracing::info!(name: "reloaded", target: UNLIMITED, "SIGHUP: {}", changed.message);
             }
             Ok(Err(error)) => {
-                error.to_string().lines().for_each(|line| tracing::error!(target: UNLIMITED, "SIGHUP: {line}"));
+                error
+                    .to_string()
+                    .lines()
+                    .for_each(|line| tracing::error!(name: "reload_failed", target: UNLIMITED, "SIGHUP: {line}"));
             }
             Err(_) => return,
         }
@@ -52,6 +58,6 @@ pub(super) async fn reload_on(mut hangup: Signal, orders: mpsc::Sender<ChangeReq
 /// Notifies systemd, if it listens.
 pub(super) fn notify(state: &[NotifyState]) {
     if let Err(error) = sd_notify::notify(state) {
-        tracing::warn!("systemd not notified: {error}");
+        tracing::warn!(name: "systemd_not_notified", "systemd not notified: {error}");
     }
 }

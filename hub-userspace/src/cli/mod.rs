@@ -5,17 +5,18 @@ mod cleanup;
 mod cpu_table;
 mod diagnose;
 mod keys;
+mod log;
 mod objects;
 mod packets;
 mod pcapng;
 mod status;
 mod store;
 pub mod table;
+mod top;
 mod trace;
 mod trace_table;
 
 use std::{
-    io::{self, IsTerminal as _},
     path::{Path, PathBuf},
     process::ExitCode,
     time::Duration,
@@ -29,13 +30,14 @@ use tokio::{
     signal::unix::{SignalKind, signal},
     sync::mpsc,
 };
-use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt as _, util::SubscriberInitExt as _};
 
 use self::{
     background::{notify, reload_on, report_suppressed},
+    log::LogFormat,
     objects::{ConnectionCommand, CustomerGatewayCommand, RouteCommand, SegmentCommand},
     packets::{CaptureArgs, MonitorArgs},
     store::StoreCommand,
+    top::TopArgs,
     trace::TraceArguments,
 };
 use crate::{
@@ -100,6 +102,9 @@ enum Command {
         /// If FILE exists, into FILE.1 to FILE.9.
         #[arg(long, value_name = "FILE")]
         record: Option<PathBuf>,
+        /// Format of the log on standard error.
+        #[arg(long, value_enum, default_value_t = LogFormat::Text)]
+        log_format: LogFormat,
         /// Creates the nftables table without an owner, as on kernels before 6.9.
         #[arg(long, hide = true)]
         plain_table: bool,
@@ -172,6 +177,8 @@ enum Command {
     /// Shows the state of every connection, then each change with its reason, until interrupted. With `--packets`, shows
     /// packets that the kernel program drops or passes to the kernel instead.
     Monitor(MonitorArgs),
+    /// Shows the connections live: states, rates, shares, drops, round trips and loss. With `--once`, prints one table.
+    Top(TopArgs),
     /// Writes packets that the kernel program drops or passes to the kernel to a file for Wireshark, until interrupted.
     /// Needs root.
     Capture(CaptureArgs),
@@ -232,7 +239,10 @@ pub fn main() -> ExitCode {
 async fn execute(cli: Cli) -> Result<ExitCode> {
     let client = Client::new(&cli.socket);
     let text = match cli.command {
-        Command::Run { config, state, attach, instance, record, plain_table } => {
+        Command::Run { config, state, attach, instance, record, log_format, plain_table } => {
+            let limit = LogLimit::default();
+            log::start(log_format, limit.clone());
+            tokio::spawn(report_suppressed(limit));
             Box::pin(serve(&config, &state, attach, &instance, record.as_deref(), plain_table, cli.socket)).await?;
             String::new()
         }
@@ -263,6 +273,7 @@ async fn execute(cli: Cli) -> Result<ExitCode> {
             peer_config::render(&load(&file)?.config, &connection, format, with_secret)?
         }
         Command::Monitor(arguments) => packets::monitor(&client, arguments, cli.output).await?,
+        Command::Top(arguments) => Box::pin(top::run(client, arguments, cli.output)).await?,
         Command::Capture(arguments) => packets::capture(&client, arguments).await?,
         Command::Protect { config, state, instance } => {
             match guard::protect(&in_force(&config, &state, &instance)?).await? {
@@ -274,8 +285,14 @@ async fn execute(cli: Cli) -> Result<ExitCode> {
         Command::Reload { confirm } => changed(&client.reload(confirm).await?, cli.output)?,
         Command::Confirm => changed(&client.confirm().await?, cli.output)?,
     };
-    print!("{text}");
+    print!("{}", printable(text));
     Ok(ExitCode::SUCCESS)
+}
+
+/// Without characters that a terminal acts upon: tables contain names and identities that peers choose.
+fn printable(text: String) -> String {
+    let acts = |one: char| one.is_control() && !matches!(one, '\n' | '\t');
+    if text.contains(acts) { text.replace(acts, "\u{fffd}") } else { text }
 }
 
 /// The configuration that an agent would start with. If the store cannot be read, that of the files only: a running
@@ -324,11 +341,6 @@ async fn serve(
     plain_table: bool,
     socket: PathBuf,
 ) -> Result<()> {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let log = fmt::layer().with_writer(io::stderr).with_ansi(io::stderr().is_terminal()).with_target(false);
-    let limit = LogLimit::default();
-    tracing_subscriber::registry().with(filter).with(limit.clone()).with(log).init();
-    tokio::spawn(report_suppressed(limit));
     // From here on a signal ends the agent, but not in the middle of its start.
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot handle SIGINT")?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot handle SIGTERM")?;
@@ -337,7 +349,10 @@ async fn serve(
     process::prepare();
     let mut socket = Socket::open(&socket)?;
     let mut start = InitialConfig::open(config, state, instance.as_str())?;
-    start.warnings.iter().for_each(|warning| tracing::warn!(target: UNLIMITED, "{warning}"));
+    start
+        .warnings
+        .iter()
+        .for_each(|warning| tracing::warn!(name: "configuration_warning", target: UNLIMITED, "{warning}"));
     let agent = Box::pin(Agent::start(start.take_config(), attach, instance, plain_table, record)).await?;
     let (sender, requests) = mpsc::channel(16);
     let (orders, taken) = mpsc::channel(16);

@@ -14,7 +14,7 @@ use hub_common::maps::MAX_SNAPLEN;
 use ipnet::IpNet;
 use rustix::fs::OFlags;
 
-use super::{Cli, Output, pcapng::CaptureFile, printed, table};
+use super::{Cli, END_WITHIN, Output, pcapng::CaptureFile, printed, table};
 use crate::{
     api::{Client, PacketQuery},
     api_types::event::ConnectionEvent,
@@ -158,12 +158,22 @@ pub async fn capture(client: &Client, arguments: CaptureArgs) -> Result<String> 
         Ok(count.is_none_or(|count| captured < count))
     };
     let query = filter.query(Some(snaplen));
+    tokio::spawn(end_of_stalled_output());
     tokio::select! {
         result = client.packets(&query, started, handle) => result?,
         _ = tokio::signal::ctrl_c() => {}
     }
     eprintln!("{captured} packets captured, {left_out} left out");
     Ok(String::new())
+}
+
+/// Ends the process after Ctrl-C if writing blocks: into a pipe that nobody reads. Otherwise the process has ended before.
+async fn end_of_stalled_output() {
+    if tokio::signal::ctrl_c().await.is_ok() {
+        tokio::time::sleep(END_WITHIN).await;
+        eprintln!("vpnhub: the capture is not read: it ends incomplete");
+        std::process::exit(1);
+    }
 }
 
 fn cannot_write(path: &Path) -> String {

@@ -20,7 +20,7 @@ use crate::{
         },
     },
     config::{Confirmation, SetAside},
-    connection::state::State,
+    connection::state::{Health, State},
     store::audit::AuditEntry,
 };
 
@@ -35,7 +35,7 @@ pub fn status(FullStatus { status, store, metrics }: &FullStatus) -> String {
             &mut connections,
             &connection.name,
             &connection.interface,
-            state(connection.state),
+            state_of(connection),
             attach,
             &connection.traffic,
         );
@@ -142,7 +142,7 @@ pub fn connections(connections: &[ConnectionStatus]) -> String {
     for connection in connections {
         let ConnectionStatus { name, interface, attachment, .. } = connection;
         let attach = attachment.attach.as_deref().unwrap_or("-");
-        rows.add_row([name, interface, state(connection.state), attach]);
+        rows.add_row([name, interface, state_of(connection), attach]);
         notes += &notes_of(connection);
     }
     format!("{rows}\n{notes}")
@@ -150,13 +150,15 @@ pub fn connections(connections: &[ConnectionStatus]) -> String {
 
 /// An event on one line, sortable by time in a log file.
 pub fn event(event: &ConnectionEvent) -> String {
-    let ConnectionEvent { time, connection, state: now, reason, selectors, .. } = event;
-    let reason = reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+    let ConnectionEvent { time, connection, state: now, health, reason, selectors, .. } = event;
+    // The state says that it is degraded.
+    let reason = reason.as_ref().map(|reason| reason.strip_prefix("degraded: ").unwrap_or(reason));
+    let reason = reason.map(|reason| format!(": {reason}")).unwrap_or_default();
     let selectors = match selectors {
         Some(selectors) if !selectors.is_empty() => format!(", for {}", selectors.join(", ")),
         _ => String::new(),
     };
-    format!("{time:.3} {connection} {}{reason}{selectors}\n", state(*now))
+    format!("{time:.3} {connection} {}{reason}{selectors}\n", state(*now, *health))
 }
 
 /// A packet on one line, sortable by time.
@@ -321,12 +323,18 @@ fn row(table: &mut Table, name: &str, interface: &str, state: &str, attach: &str
     right(table, &[4, 5, 6, 7, 8]);
 }
 
-const fn state(state: State) -> &'static str {
-    match state {
-        State::Up => "up",
-        State::Down | State::HoldDown => "down",
-        State::AdminDown => "admin down",
+/// A connection's state, with the result of its health check.
+pub(super) const fn state(state: State, health: Option<Health>) -> &'static str {
+    match (state, health) {
+        (State::Degraded, _) | (State::Up, Some(Health::Degraded)) => "degraded",
+        (State::Up, _) => "up",
+        (State::Down | State::HoldDown, _) => "down",
+        (State::AdminDown, _) => "admin down",
     }
+}
+
+pub(super) fn state_of(connection: &ConnectionStatus) -> &'static str {
+    state(connection.state, connection.health.as_ref().and_then(|health| health.state))
 }
 
 /// Non-zero counts, largest first.

@@ -14,11 +14,12 @@ use ipnet::IpNet;
 use super::{
     address::SiteAddress,
     diagnostic::{DiagnosticReport, Located, join},
+    health_check::HealthCheckDraft,
     ipsec::{IpsecDraft, StartAction},
     learn::RouteProtocol,
     model::{
-        Config, Connection, CustomerGateway, DataplaneSettings, Gateway, HealthCheck, Learn, LookupKind, Metrics,
-        MssClamp, OnStop, ReversePath, Route, SelectorSource, Service, Spread, Underlay, Vpc,
+        Config, Connection, CustomerGateway, DataplaneSettings, Gateway, Learn, LookupKind, Metrics, MssClamp, OnStop,
+        ReversePath, Route, SelectorSource, Service, Spread, Underlay, Vpc,
     },
     provenance::{FileLine, Places, Provenance},
     section::List,
@@ -121,14 +122,6 @@ pub(super) struct ConnectionDraft {
     pub selectors: Option<Located<SelectorSource>>,
     pub reverse_path: Option<Located<ReversePath>>,
     pub mss_clamp: Option<Located<MssClamp>>,
-}
-
-#[derive(Debug, Clone)]
-pub(super) struct HealthCheckDraft {
-    pub source: Option<Located<IpAddr>>,
-    pub destination: Option<Located<IpAddr>>,
-    pub interval: Option<Located<Duration>>,
-    pub retries: Option<Located<u32>>,
 }
 
 #[derive(Debug, Clone)]
@@ -329,17 +322,6 @@ impl ConnectionDraft {
             mss_clamp: self.mss_clamp?.value,
         };
         Some((self.name.value, connection))
-    }
-}
-
-impl HealthCheckDraft {
-    fn finish(self) -> Option<HealthCheck> {
-        Some(HealthCheck {
-            source: self.source?.value,
-            destination: self.destination?.value,
-            interval: self.interval?.value,
-            retries: self.retries?.value,
-        })
     }
 }
 

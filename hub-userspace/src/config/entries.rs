@@ -1,7 +1,5 @@
 //! The keys of each section: their names, which are required, and their defaults.
 
-use std::time::Duration;
-
 use hub_common::mark::Mark;
 use toml::{Spanned, de::DeValue};
 
@@ -9,8 +7,8 @@ use super::{
     address::site_address,
     diagnostic::{Located, Problem},
     draft::{
-        ConnectionDraft, CustomerGatewayDraft, DataplaneDraft, GatewayDraft, HealthCheckDraft, LearnDraft,
-        MetricsDraft, RouteDraft, SegmentDraft, UnderlayDraft, VpcDraft,
+        ConnectionDraft, CustomerGatewayDraft, DataplaneDraft, GatewayDraft, LearnDraft, MetricsDraft, RouteDraft,
+        SegmentDraft, UnderlayDraft, VpcDraft,
     },
     learn::{self, RouteProtocol},
     marks, metrics,
@@ -39,8 +37,6 @@ const ON_STOP: [(&str, OnStop); 2] = [("keep", OnStop::Keep), ("detach", OnStop:
 const SPREADS: [(&str, Spread); 4] =
     [("auto", Spread::Auto), ("rps", Spread::Rps), ("xdp", Spread::Xdp), ("off", Spread::Off)];
 const REVERSE_PATHS: [(&str, ReversePath); 2] = [("strict", ReversePath::Strict), ("off", ReversePath::Off)];
-const DEFAULT_INTERVAL: Duration = Duration::from_secs(3);
-const DEFAULT_RETRIES: u32 = 3;
 
 impl SectionReader<'_, '_> {
     pub fn gateway<'a>(&mut self, table: &'a Spanned<DeValue<'a>>) -> Option<GatewayDraft> {
@@ -160,38 +156,6 @@ impl SectionReader<'_, '_> {
             section.get("health_check").and_then(|table| self.health_check(table, section.path_of("health_check")));
         let ipsec = section.get("ipsec").and_then(|table| self.ipsec(table, section.path_of("ipsec")));
         ConnectionDraft { translate, health_check, ipsec, ..connection }
-    }
-
-    fn health_check<'a>(&mut self, table: &'a Spanned<DeValue<'a>>, path: String) -> Option<HealthCheckDraft> {
-        const KEYS: &[&str] = &["source", "destination", "interval", "retries"];
-        let shape = "health_check = { source = \"192.168.0.1\", destination = \"10.10.10.1\" }";
-        let section = self.open(table, path, KEYS, shape)?;
-        let report = &mut *self.report;
-        let check = HealthCheckDraft {
-            source: section.required("source", "\"192.168.0.1\", an address of this host", report, value::host_address),
-            destination: section.required(
-                "destination",
-                "\"10.10.10.1\", an address of the site",
-                report,
-                value::host_address,
-            ),
-            interval: section.or_default("interval", DEFAULT_INTERVAL, report, value::interval),
-            retries: section.or_default("retries", DEFAULT_RETRIES, report, |value| value::integer(value, 1..=100)),
-        };
-        if let (Some(source), Some(destination)) = (check.source, check.destination)
-            && source.value.is_ipv4() != destination.value.is_ipv4()
-        {
-            let problem = Problem::new(format!(
-                "{} and the source {} are not of one IP version",
-                destination.value, source.value
-            ));
-            report.error(
-                destination.at,
-                section.path_of("destination"),
-                problem.help("use IPv4 for both, or IPv6 for both"),
-            );
-        }
-        Some(check)
     }
 
     pub fn route(&mut self, number: usize, section: &Section<'_>) -> RouteDraft {

@@ -14,6 +14,7 @@ mod diagnostic;
 pub mod difference;
 mod draft;
 mod entries;
+mod health_check;
 pub mod in_force;
 pub mod ipsec;
 pub mod learn;

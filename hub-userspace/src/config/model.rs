@@ -17,6 +17,7 @@ use hub_common::mark::Mark;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+pub use super::health_check::{Degraded, HealthCheck, Require, WhenDown};
 use super::{
     address::SiteAddress, ipsec::Ipsec, learn::RouteProtocol, provenance::Provenance, segments::Segment,
     translate::Translations,
@@ -346,17 +347,6 @@ pub enum SelectorSource {
     Ike,
     /// The kernel's own policies and SAs, regardless of their creator.
     Xfrm,
-}
-
-/// ICMP echo through the connection's own interface.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct HealthCheck {
-    pub source: IpAddr,
-    /// Of the same family as `source`.
-    pub destination: IpAddr,
-    pub interval: Duration,
-    /// Consecutive misses after which the connection is down.
-    pub retries: u32,
 }
 
 /// A destination route.

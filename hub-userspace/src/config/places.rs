@@ -3,9 +3,10 @@
 use super::{
     diagnostic::Located,
     draft::{
-        ConnectionDraft, CustomerGatewayDraft, DataplaneDraft, Draft, GatewayDraft, HealthCheckDraft, LearnDraft,
-        MetricsDraft, RouteDraft, SegmentDraft, UnderlayDraft, VpcDraft,
+        ConnectionDraft, CustomerGatewayDraft, DataplaneDraft, Draft, GatewayDraft, LearnDraft, MetricsDraft,
+        RouteDraft, SegmentDraft, UnderlayDraft, VpcDraft,
     },
+    health_check::HealthCheckDraft,
     ipsec::{EspDraft, IkeDraft, IpsecDraft},
     section::List,
     translate::{TranslateDraft, TranslationDraft},
@@ -82,7 +83,7 @@ relocate! {
     } but {}
     TranslateDraft { items } but { sound }
     TranslationDraft { site, hub } but { number }
-    HealthCheckDraft { source, destination, interval, retries } but {}
+    HealthCheckDraft { source, destinations, interval, retries, require, when_down } but { degraded, is_sound }
     RouteDraft { at, destination, next_hop, weight, publish } but { number }
     IpsecDraft {
         at, psk_file, certificate, private_key, ca, start, encap, if_id, create_interface, interface_mtu, dpd_delay,

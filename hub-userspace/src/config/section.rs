@@ -112,6 +112,22 @@ impl<'a> Section<'a> {
         self.elements(key, example, report, read)
     }
 
+    /// As [`Self::list`]; a single element needs no brackets.
+    pub fn one_or_more<T: PartialEq + Eq + std::hash::Hash + Clone + std::fmt::Display>(
+        &self,
+        key: &'static str,
+        example: &str,
+        report: &mut DiagnosticReport<'_>,
+        read: impl Fn(&'a DeValue<'a>) -> Result<T, Problem>,
+    ) -> List<T> {
+        if self.get(key).is_some_and(|value| value.get_ref().is_array()) {
+            let element = example.split(',').next().unwrap_or_default();
+            return self.elements(key, &format!("[{element}]"), report, read);
+        }
+        let item = self.required(key, example, report, read);
+        List { sound: item.is_some(), items: item.into_iter().collect() }
+    }
+
     /// As [`Self::list`]; `default` if the key is absent.
     pub fn list_or_default<T: PartialEq + Eq + std::hash::Hash + Clone + std::fmt::Display>(
         &self,

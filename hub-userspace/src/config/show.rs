@@ -6,10 +6,11 @@ use ipnet::IpNet;
 
 use super::{
     diagnostic::join,
+    health_check,
     ipsec::{Auth, IkeV1Mode, IkeVersion, InterfaceMtu, Ipsec},
     model::{
-        Config, Connection, CustomerGateway, HealthCheck, Learn, LookupKind, Metrics, MssClamp, OnStop, ReversePath,
-        Route, SelectorSource, Underlay,
+        Config, Connection, CustomerGateway, Learn, LookupKind, Metrics, MssClamp, OnStop, ReversePath, Route,
+        SelectorSource, Underlay,
     },
     provenance::Origin,
     segments::Segment,
@@ -78,16 +79,16 @@ fn key(text: &mut String, name: &str, value: impl std::fmt::Display) {
 }
 
 /// A quoted TOML string.
-fn string<T: ToString + ?Sized>(value: &T) -> String {
+pub(super) fn string<T: ToString + ?Sized>(value: &T) -> String {
     toml::Value::String(value.to_string()).to_string()
 }
 
-fn strings<'a, T: ToString + 'a>(values: impl IntoIterator<Item = &'a T>) -> String {
+pub(super) fn strings<'a, T: ToString + 'a>(values: impl IntoIterator<Item = &'a T>) -> String {
     format!("[{}]", values.into_iter().map(string).collect::<Vec<_>>().join(", "))
 }
 
 /// In seconds, with nanoseconds if necessary.
-fn time(duration: Duration) -> String {
+pub(super) fn time(duration: Duration) -> String {
     let fraction = format!("{:09}", duration.subsec_nanos());
     let fraction = fraction.trim_end_matches('0');
     let dot = if fraction.is_empty() { "" } else { "." };
@@ -197,11 +198,8 @@ fn connection(text: &mut String, name: &str, connection: &Connection) {
         });
         key(text, "translate", format!("[{}]", tables.collect::<Vec<_>>().join(", ")));
     }
-    if let Some(HealthCheck { source, destination, interval, retries }) = health_check {
-        let (source, destination, interval) = (string(source), string(destination), time(*interval));
-        let check =
-            format!("{{ source = {source}, destination = {destination}, interval = {interval}, retries = {retries} }}");
-        key(text, "health_check", check);
+    if let Some(check) = health_check {
+        key(text, "health_check", health_check::text(check));
     }
     key(text, "up_delay", time(*up_delay));
     key(

@@ -46,7 +46,11 @@ impl Trial {
             return None;
         }
         let files = load_texts(unconfirmed.before.clone());
-        let files = files.inspect_err(|_| warn!("the configuration before the last reload is no longer valid")).ok()?;
+        let files = files
+            .inspect_err(
+                |_| warn!(name: "reload_revert_invalid", "the configuration before the last reload is no longer valid"),
+            )
+            .ok()?;
         Some((files, Self { unconfirmed, deadline: None }))
     }
 
@@ -171,7 +175,7 @@ impl ConfigManager {
             Ok(files) => files,
             Err(found) => {
                 let first = found.first().map(ToString::to_string).unwrap_or_default();
-                return error!(
+                return error!(name: "reload_revert_failed",
                     "the reload was not confirmed, and the configuration before it is no longer valid: {first}"
                 );
             }
@@ -180,9 +184,11 @@ impl ConfigManager {
         // The store already has both versions, so that a full disk cannot prevent the revert.
         match self.take_files(files, Batch::default(), cause, Stopwatch::start()).await {
             Ok(Made { difference, .. }) => {
-                warn!("the reload was not confirmed; reverted to the configuration before it: {difference}");
+                warn!(name: "reload_reverted", "the reload was not confirmed; reverted to the configuration before it: {difference}");
             }
-            Err(error) => error!("the reload was not confirmed, and reverting it failed: {error}"),
+            Err(error) => {
+                error!(name: "reload_revert_failed", "the reload was not confirmed, and reverting it failed: {error}");
+            }
         }
     }
 }

@@ -23,6 +23,7 @@ impl ConnectionMemory {
     /// Decodes a record; `None` if it was never written.
     pub fn of(record: &ConnectionRecord) -> Option<Self> {
         let state = match record.state {
+            ConnectionRecord::UP if record.flags & ConnectionRecord::DEGRADED != 0 => State::Degraded,
             ConnectionRecord::UP => State::Up,
             ConnectionRecord::HOLD_DOWN => State::HoldDown,
             ConnectionRecord::DOWN => State::Down,
@@ -41,16 +42,19 @@ impl ConnectionMemory {
     pub fn write(&self, record: &mut ConnectionRecord) {
         let nanoseconds = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         record.state = match self.state {
-            State::Up => ConnectionRecord::UP,
+            State::Up | State::Degraded => ConnectionRecord::UP,
             State::HoldDown => ConnectionRecord::HOLD_DOWN,
             State::Down => ConnectionRecord::DOWN,
             State::AdminDown => ConnectionRecord::ADMIN_DOWN,
         };
         record.since = nanoseconds(self.since);
         record.healthy_since = self.healthy_since.map_or(0, nanoseconds);
-        record.flags &= !ConnectionRecord::FAILED;
+        record.flags &= !(ConnectionRecord::FAILED | ConnectionRecord::DEGRADED);
         if self.failed {
             record.flags |= ConnectionRecord::FAILED;
+        }
+        if self.state == State::Degraded {
+            record.flags |= ConnectionRecord::DEGRADED;
         }
         record.changes = self.changes;
     }

@@ -169,7 +169,9 @@ impl Dataplane {
                     }
                 });
             }
-            Err(error) => warn!("the kernel program's own log messages will be missing: {error:#}"),
+            Err(error) => {
+                warn!(name: "program_log_missing", "the kernel program's own log messages will be missing: {error:#}");
+            }
         }
     }
 

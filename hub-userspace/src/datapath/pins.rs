@@ -379,7 +379,7 @@ fn mount_bpffs() -> Result<(), DatapathError> {
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
     match mount("bpf", BPFFS, "bpf", flags, c"mode=0700") {
         Ok(()) => {
-            info!("bpffs mounted at {BPFFS}");
+            info!(name: "bpffs_mounted", "bpffs mounted at {BPFFS}");
             Ok(())
         }
         Err(error) => Err(DatapathError::Bpffs { cause: error.to_string() }),

@@ -109,9 +109,9 @@ impl Records {
             create(&new, &BTreeMap::new())?;
             rename(&new, &current)?;
         } else if !is_of_this_version(&current) {
-            info!("the counters are from another version: they are carried over");
+            info!(name: "counters_carried_over", "the counters are from another version: they are carried over");
             if old.exists() {
-                warn!("the counters of the version before that are lost: not all of its programs have been replaced");
+                warn!(name: "counters_lost", "the counters of the version before that are lost: not all of its programs have been replaced");
                 remove_directory(&old)?;
             }
             create(&new, &Old::open(&current).map(|old| old.records()).unwrap_or_default())?;

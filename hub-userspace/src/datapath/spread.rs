@@ -106,7 +106,7 @@ impl Dataplane {
         let cpus = if plan.interfaces.is_empty() { &[][..] } else { &plan.cpus };
         let filled = spreading.fill(|bucket| cpus.get(bucket as usize % cpus.len().max(1)).copied());
         if plan.interfaces.is_empty() {
-            return filled.unwrap_or_else(|error| warn!("{error}"));
+            return filled.unwrap_or_else(|error| warn!(name: "spread_failed", "{error}"));
         }
         for (ifindex, interface) in &plan.interfaces {
             let before = spreading.results.get(ifindex);
@@ -117,8 +117,12 @@ impl Dataplane {
             if before != Some(&attached) {
                 let SpreadInterface { name, .. } = interface;
                 match &attached {
-                    Ok(Attached { mode, .. }) => info!(interface = name, mode, "received ESP is distributed by SPI"),
-                    Err(error) => warn!(interface = name, "received ESP is not distributed over CPUs: {error}"),
+                    Ok(Attached { mode, .. }) => {
+                        info!(name: "spread_attached", interface = name, mode, "received ESP is distributed by SPI");
+                    }
+                    Err(error) => {
+                        warn!(name: "spread_failed", interface = name, "received ESP is not distributed over CPUs: {error}");
+                    }
                 }
                 spreading.results.insert(*ifindex, attached);
             }

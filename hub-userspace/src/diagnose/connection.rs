@@ -10,7 +10,7 @@ use crate::{
         diagnose::{Area, Code, Finding, Severity},
         status::{ConnectionStatus, FullStatus, Health, IpsecStatus, LearnedStatus, RouteStatus, warning},
     },
-    connection::state::State,
+    connection::state::{Health as HealthState, State},
 };
 
 /// Findings of one kind about a connection: the others are in `vpnhub status`.
@@ -63,7 +63,7 @@ fn of_state(connection: &ConnectionStatus) -> Vec<Finding> {
     let ConnectionStatus { name, state, state_reason, health, ipsec, .. } = connection;
     let since = duration(connection.state_seconds);
     match state {
-        State::Up => health.as_ref().and_then(|health| lost_probes(name, health)).into_iter().collect(),
+        State::Up | State::Degraded => health.as_ref().and_then(|health| of_health(name, health)).into_iter().collect(),
         State::AdminDown => {
             let message = format!("administratively down for {since}");
             let action = format!("`vpnhub connection up {name}` to use it again");
@@ -109,8 +109,25 @@ fn code_of(reason: &str, health: Option<&Health>, ipsec: Option<&IpsecStatus>) -
 }
 
 /// None lost: in order. All lost: it is down.
-fn lost_probes(name: &str, health: &Health) -> Option<Finding> {
-    let Health { recent_probes, recent_lost, .. } = health;
+fn of_health(name: &str, health: &Health) -> Option<Finding> {
+    let Health { recent_probes, recent_lost, state, targets, .. } = health;
+    if *state == Some(HealthState::Degraded) {
+        let message = format!("degraded: {recent_lost} of the last {recent_probes} probes were lost");
+        let action = "check the path to the site for loss; until then other next hops carry its traffic, if any is up";
+        return Some(Finding::warning(Area::Connection, name, Code::Degraded, message, action));
+    }
+    let silent: Vec<_> = targets.iter().filter(|target| target.state == Some(HealthState::Down)).collect();
+    if let Some(first) = silent.first() {
+        let message = format!(
+            "{} of {} destinations of the health check do not reply, such as {}",
+            silent.len(),
+            targets.len(),
+            first.destination
+        );
+        let action =
+            "check the paths to them behind the tunnel; the connection is up by the others (require = \"any\")";
+        return Some(Finding::warning(Area::Connection, name, Code::TargetsSilent, message, action));
+    }
     (*recent_lost > 0).then(|| {
         let message = format!("{recent_lost} of the last {recent_probes} probes were lost");
         let action = "check the path to the site for loss: its Internet access, and the load of its device";
@@ -177,7 +194,7 @@ struct Routes<'a> {
 
 impl<'a> Routes<'a> {
     fn of(connections: &'a [ConnectionStatus], routes: &'a [RouteStatus]) -> Self {
-        let is_up = |connection: &&ConnectionStatus| connection.state == State::Up;
+        let is_up = |connection: &&ConnectionStatus| connection.state.is_up();
         let up: BTreeSet<_> = connections.iter().filter(is_up).map(|one| one.name.as_str()).collect();
         let mut next_hops = BTreeMap::<IpNet, Vec<&str>>::new();
         for route in routes {

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeSet, HashMap},
     io,
+    net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -40,9 +41,19 @@ pub fn lock(report: &SharedReport) -> MutexGuard<'_, HealthReport> {
 }
 
 pub enum ProberCommand {
-    Add { connection: String, target: CheckTarget, report: SharedReport },
-    Link { connection: String, link: LinkLayer },
-    Remove { connection: String },
+    /// A report for each destination.
+    Add {
+        connection: String,
+        target: CheckTarget,
+        reports: Vec<SharedReport>,
+    },
+    Link {
+        connection: String,
+        link: LinkLayer,
+    },
+    Remove {
+        connection: String,
+    },
 }
 
 /// Handle of a line's task; dropping it ends the task.
@@ -75,9 +86,12 @@ impl InterfaceProber {
     }
 }
 
+/// The probes of one destination.
 struct RunningCheck {
     connection: String,
-    target: CheckTarget,
+    source: IpAddr,
+    destination: IpAddr,
+    link: LinkLayer,
     check: Check,
     report: SharedReport,
 }
@@ -91,8 +105,8 @@ struct Worker {
     cookie: Cookie,
     /// By ICMP identifier.
     checks: HashMap<u16, RunningCheck>,
-    /// The ICMP identifier of each connection.
-    identifiers: HashMap<String, u16>,
+    /// The ICMP identifiers of each connection, one for each destination.
+    identifiers: HashMap<String, Vec<u16>>,
     /// When each check's next probe is due.
     due: BTreeSet<(Instant, u16)>,
     next_identifier: u16,
@@ -122,44 +136,49 @@ impl Worker {
 
     fn obey(&mut self, command: ProberCommand) {
         match command {
-            ProberCommand::Add { connection, target, report } => self.add(connection, target, report),
+            ProberCommand::Add { connection, target, reports } => self.add(&connection, &target, reports),
             ProberCommand::Link { connection, link } => self.set_link(&connection, link),
             ProberCommand::Remove { connection } => {
-                if let Some(identifier) = self.identifiers.remove(&connection)
-                    && let Some(running) = self.checks.remove(&identifier)
-                {
-                    self.due.remove(&(running.check.due(), identifier));
+                for identifier in self.identifiers.remove(&connection).unwrap_or_default() {
+                    if let Some(running) = self.checks.remove(&identifier) {
+                        self.due.remove(&(running.check.due(), identifier));
+                    }
                 }
             }
         }
     }
 
-    fn add(&mut self, connection: String, target: CheckTarget, report: SharedReport) {
-        let first = self.next_identifier;
-        let mut identifiers = (0..=u16::MAX).map(|step| first.wrapping_add(step));
-        let Some(identifier) = identifiers.find(|identifier| !self.checks.contains_key(identifier)) else {
-            warn!(connection, "no health check: 65536 checks go through this interface already");
-            return;
-        };
-        self.next_identifier = identifier.wrapping_add(1);
-        let start = self.next_start.max(Instant::now());
-        self.next_start = start + SPACING;
-        let check = Check::new(target.check.interval, target.check.retries, start);
-        self.due.insert((check.due(), identifier));
-        self.identifiers.insert(connection.clone(), identifier);
-        self.checks.insert(identifier, RunningCheck { connection, target, check, report });
+    fn add(&mut self, connection: &str, target: &CheckTarget, reports: Vec<SharedReport>) {
+        let CheckTarget { link, check, .. } = target;
+        for (&destination, report) in check.destinations.iter().zip(reports) {
+            let first = self.next_identifier;
+            let mut identifiers = (0..=u16::MAX).map(|step| first.wrapping_add(step));
+            let Some(identifier) = identifiers.find(|identifier| !self.checks.contains_key(identifier)) else {
+                warn!(name: "health_check_impossible", connection, "no health check: 65536 destinations are probed through this interface already");
+                return;
+            };
+            self.next_identifier = identifier.wrapping_add(1);
+            let start = self.next_start.max(Instant::now());
+            self.next_start = start + SPACING;
+            let (source, link, connection) = (check.source, *link, connection.to_owned());
+            let check = Check::new(check.interval, check.retries, check.degraded, start);
+            self.due.insert((check.due(), identifier));
+            self.identifiers.entry(connection.clone()).or_default().push(identifier);
+            self.checks.insert(identifier, RunningCheck { connection, source, destination, link, check, report });
+        }
     }
 
     fn set_link(&mut self, connection: &str, link: LinkLayer) {
-        let Some(&identifier) = self.identifiers.get(connection) else { return };
-        let Some(running) = self.checks.get_mut(&identifier) else { return };
-        if running.target.link == (LinkLayer::Ethernet { peer: None }) {
-            // The last probe could not be sent.
-            self.due.remove(&(running.check.due(), identifier));
-            running.check.hurry(Instant::now());
-            self.due.insert((running.check.due(), identifier));
+        for identifier in self.identifiers.get(connection).into_iter().flatten() {
+            let Some(running) = self.checks.get_mut(identifier) else { continue };
+            if running.link == (LinkLayer::Ethernet { peer: None }) {
+                // The last probe could not be sent.
+                self.due.remove(&(running.check.due(), *identifier));
+                running.check.hurry(Instant::now());
+                self.due.insert((running.check.due(), *identifier));
+            }
+            running.link = link;
         }
-        running.target.link = link;
     }
 
     fn probe_due(&mut self) {
@@ -222,8 +241,7 @@ impl Worker {
         let Some(reply) = echo::reply(packet) else { return };
         let Some(running) = self.checks.get_mut(&reply.identifier) else { return };
         let Some(nonce) = reply.payload.strip_prefix(&self.cookie) else { return };
-        let check = &running.target.check;
-        if reply.source != check.destination || reply.destination != check.source {
+        if reply.source != running.destination || reply.destination != running.source {
             return;
         }
         let now = Instant::now();
@@ -250,7 +268,10 @@ impl Worker {
 
 impl RunningCheck {
     fn notify(&self, verdict: Verdict, events: &UnboundedSender<VerdictChange>) {
-        lock(&self.report).verdict = Some(verdict);
+        let mut report = lock(&self.report);
+        report.verdict = Some(verdict);
+        report.is_loss_known = self.check.is_loss_known();
+        drop(report);
         // Fails only if the agent is stopping.
         drop(events.send(VerdictChange { connection: self.connection.clone(), verdict }));
     }
@@ -263,16 +284,15 @@ impl RunningCheck {
         cookie: Cookie,
         nonce: &Nonce,
     ) -> io::Result<()> {
-        let neighbour = match self.target.link {
+        let neighbour = match self.link {
             LinkLayer::RawIp => None,
             LinkLayer::Ethernet { peer: Some(peer) } => Some(peer),
             LinkLayer::Ethernet { peer: None } => {
                 return Err(io::Error::other("the link address of its peer is not known yet"));
             }
         };
-        let check = &self.target.check;
         let payload = [&cookie[..], nonce].concat();
-        let packet = echo::request(check.source, check.destination, identifier, sequence, &payload)
+        let packet = echo::request(self.source, self.destination, identifier, sequence, &payload)
             .ok_or_else(|| io::Error::other("source and destination are not of one IP version"))?;
         socket.send(&packet, neighbour)
     }
@@ -283,7 +303,7 @@ impl RunningCheck {
         if let Some(problem) = &problem
             && report.problem.as_ref() != Some(problem)
         {
-            warn!(connection = self.connection, "the health check cannot send: {problem}");
+            warn!(name: "health_check_not_sent", connection = self.connection, json.reason = problem, "the health check cannot send: {problem}");
         }
         report.sent += u64::from(problem.is_none());
         report.lost = self.check.lost();

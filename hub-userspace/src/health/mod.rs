@@ -7,24 +7,21 @@
 //!
 //! - [`Prober`] follows the desired state; it starts and stops lines.
 //! - A `line` is an interface and IP version: one socket and one task for all checks through it, so that thousands of
-//!   connections may share an interface.
+//!   connections may share an interface. Each destination of a check is probed by itself; `report` sums them up.
 //! - `check` and `echo` are pure: the state of a check, and its packets.
 
 mod check;
 mod echo;
 mod interface_prober;
 mod prober;
+mod report;
 mod socket;
 
-use std::{
-    collections::BTreeMap,
-    fmt,
-    time::{Duration, Instant},
-};
+use std::collections::BTreeMap;
 
 pub use check::RecentProbes;
 pub use prober::{ProbeCounts, Prober};
-use serde::{Deserialize, Serialize};
+pub use report::{HealthReport, Verdict};
 
 use crate::{
     config::model::{Config, Connection, HealthCheck},
@@ -32,12 +29,19 @@ use crate::{
 };
 
 /// A check, and the interface for its probes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CheckTarget {
     /// The connection's interface.
     pub ifindex: u32,
     pub link: LinkLayer,
     pub check: HealthCheck,
+}
+
+impl CheckTarget {
+    /// Whether a check can go on as `other`: they differ at most in the link address of the peer.
+    pub fn is_same_path(&self, other: &Self) -> bool {
+        self.ifindex == other.ifindex && self.check == other.check
+    }
 }
 
 /// Link layer of the interface.
@@ -55,7 +59,7 @@ pub enum LinkLayer {
 /// The checks to run: one for each enabled connection with a health check and an existing interface.
 pub fn targets(config: &Config, host: &HostState) -> BTreeMap<String, CheckTarget> {
     let target = |(name, connection): (&String, &Connection)| {
-        let check = connection.health_check.filter(|_| connection.enabled)?;
+        let check = connection.health_check.clone().filter(|_| connection.enabled)?;
         let link = host.link(&connection.interface)?;
         let peer = connection.peer.and_then(|peer| host.neighbours.get(&(link.index, peer)).copied());
         let on = if link.ethernet { LinkLayer::Ethernet { peer } } else { LinkLayer::RawIp };
@@ -64,61 +68,9 @@ pub fn targets(config: &Config, host: &HostState) -> BTreeMap<String, CheckTarge
     config.connections.iter().filter_map(target).collect()
 }
 
-/// A changed verdict. It may be outdated: [`Prober::report`] has the current one.
+/// A changed verdict of one destination. It may be outdated: [`Prober::report`] has the current one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VerdictChange {
     pub connection: String,
     pub verdict: Verdict,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Verdict {
-    Healthy,
-    Unhealthy {
-        /// Probes in a row without a reply.
-        misses: u32,
-        /// Time since the last reply; `None` if there never was one.
-        last_reply_age: Option<Duration>,
-    },
-}
-
-impl fmt::Display for Verdict {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Healthy => write!(f, "replies"),
-            Self::Unhealthy { misses, last_reply_age: None } => write!(f, "never replied, {misses} probes so far"),
-            Self::Unhealthy { misses, last_reply_age: Some(age) } => {
-                write!(f, "no reply to {misses} probes, the last one {:.2} s before that", age.as_secs_f64())
-            }
-        }
-    }
-}
-
-/// The state of a check.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct HealthReport {
-    /// `None` before the first reply or the first `retries` misses: the path is not known to be healthy.
-    pub verdict: Option<Verdict>,
-    /// Probes sent.
-    pub sent: u64,
-    /// Genuine replies.
-    pub received: u64,
-    /// Probes without a reply in time.
-    #[serde(default)]
-    pub lost: u64,
-    /// The last probes that were answered or lost.
-    #[serde(skip)]
-    pub recent: RecentProbes,
-    /// Round trip of the last reply.
-    pub round_trip: Option<Duration>,
-    #[serde(skip)]
-    pub last_reply: Option<Instant>,
-    /// Why the last probe could not be sent, in a sentence.
-    pub problem: Option<String>,
-}
-
-impl HealthReport {
-    pub fn is_healthy(&self) -> bool {
-        self.verdict == Some(Verdict::Healthy)
-    }
 }

@@ -3,7 +3,6 @@
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     ops::Add,
-    sync::Arc,
 };
 
 use tokio::sync::mpsc::UnboundedSender;
@@ -21,8 +20,8 @@ type Key = (u32, IpVersion);
 pub struct Prober {
     events: UnboundedSender<VerdictChange>,
     lines: HashMap<Key, InterfaceProber>,
-    /// By connection.
-    checks: BTreeMap<String, (CheckTarget, SharedReport)>,
+    /// By connection, with a report for each destination.
+    checks: BTreeMap<String, (CheckTarget, Vec<SharedReport>)>,
     /// Probes of earlier checks of each connection.
     earlier: BTreeMap<String, ProbeCounts>,
 }
@@ -66,8 +65,8 @@ impl Prober {
         for (connection, target) in desired {
             match self.checks.get_mut(&connection) {
                 Some((old, _)) if *old == target => {}
-                Some((old, _)) if (CheckTarget { link: target.link, ..*old }) == target => {
-                    *old = target;
+                Some((old, _)) if old.is_same_path(&target) => {
+                    old.link = target.link;
                     if let Some(line) = self.lines.get(&key(&target)) {
                         line.command(ProberCommand::Link { connection, link: target.link });
                     }
@@ -86,12 +85,12 @@ impl Prober {
 
     /// The state of a connection's check; `None` if it has none.
     pub fn report(&self, connection: &str) -> Option<HealthReport> {
-        self.checks.get(connection).map(|(_, report)| lock(report).clone())
+        self.checks.get(connection).map(report)
     }
 
     /// The state of all checks, by connection.
     pub fn reports(&self) -> BTreeMap<String, HealthReport> {
-        self.checks.iter().map(|(connection, (_, report))| (connection.clone(), lock(report).clone())).collect()
+        self.checks.iter().map(|(connection, check)| (connection.clone(), report(check))).collect()
     }
 
     /// Probes of a connection's checks, and the state of the running one.
@@ -107,27 +106,33 @@ impl Prober {
     }
 
     fn add(&mut self, connection: String, target: CheckTarget) {
-        let report = SharedReport::default();
-        self.checks.insert(connection.clone(), (target, Arc::clone(&report)));
+        let reports: Vec<_> = target.check.destinations.iter().map(|_| SharedReport::default()).collect();
         let (ifindex, version) = key(&target);
+        self.checks.insert(connection.clone(), (target.clone(), reports.clone()));
         let line = self
             .lines
             .entry((ifindex, version))
             .or_insert_with(|| InterfaceProber::start(ifindex, version, self.events.clone()));
-        line.command(ProberCommand::Add { connection, target, report });
+        line.command(ProberCommand::Add { connection, target, reports });
     }
 
     fn remove(&mut self, connection: String) {
-        let Some((target, report)) = self.checks.remove(&connection) else { return };
+        let Some((target, reports)) = self.checks.remove(&connection) else { return };
         let counts = self.earlier.entry(connection.clone()).or_default();
-        *counts = *counts + &*lock(&report);
+        *counts = reports.iter().fold(*counts, |counts, report| counts + &*lock(report));
         if let Some(line) = self.lines.get(&key(&target)) {
             line.command(ProberCommand::Remove { connection });
         }
     }
 }
 
+fn report((target, reports): &(CheckTarget, Vec<SharedReport>)) -> HealthReport {
+    let reports = reports.iter().map(|report| lock(report).clone());
+    let by_destination = target.check.destinations.iter().copied().zip(reports);
+    HealthReport::of_targets(target.check.require, by_destination.collect())
+}
+
 /// The line of a check.
 fn key(target: &CheckTarget) -> Key {
-    (target.ifindex, IpVersion::of(target.check.destination))
+    (target.ifindex, IpVersion::of(target.check.source))
 }

@@ -25,7 +25,7 @@ pub fn take() -> Option<OwnedFd> {
     let sockets = match sd_notify::listen_fds_with_names() {
         Ok(sockets) => sockets,
         Err(error) => {
-            warn!("the file descriptors that systemd stores for this agent cannot be read: {error}");
+            warn!(name: "fd_store_unreadable", "the file descriptors that systemd stores for this agent cannot be read: {error}");
             return None;
         }
     };
@@ -61,6 +61,6 @@ fn send(state: &str, descriptors: &[BorrowedFd<'_>]) {
         Ok(())
     };
     if let Err(error) = sent() {
-        warn!("systemd not notified: {error}");
+        warn!(name: "systemd_not_notified", "systemd not notified: {error}");
     }
 }

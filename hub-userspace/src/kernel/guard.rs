@@ -44,7 +44,7 @@ impl GuardTable {
                     let why = unusable
                         .err()
                         .map_or("it is of another network namespace".to_owned(), |error| error.to_string());
-                    warn!("the socket that systemd stores is closed: {why}");
+                    warn!(name: "nftables_socket_closed", "the socket that systemd stores is closed: {why}");
                     fd_store::forget();
                     open_and_keep().await?
                 }
@@ -52,7 +52,7 @@ impl GuardTable {
             (None, false) => open_and_keep().await?,
         };
         if !guard.is_owner() {
-            info!(
+            info!(name: "nftables_table",
                 "the nftables table inet vpnhub has no owner, which needs Linux 6.9: others can flush it, and the \
                  agent then restores it"
             );
@@ -78,7 +78,7 @@ impl GuardTable {
                 () = schedule.wait() => break,
                 heard = guard.disturbed(), if *is_followed => {
                     if let Err(error) = heard {
-                        warn!(
+                        warn!(name: "nftables_table_failed",
                             "changes of the nftables table inet vpnhub cannot be followed, an audit finds them later: \
                              {error}"
                         );
@@ -88,7 +88,7 @@ impl GuardTable {
                 }
             }
         }
-        warn!("another process changed or removed the nftables table inet vpnhub: the agent restores it");
+        warn!(name: "nftables_table_disturbed", "another process changed or removed the nftables table inet vpnhub: the agent restores it");
     }
 
     /// Packets and bytes that the table dropped.

@@ -59,9 +59,9 @@ impl LogLimit {
     pub fn report(&self) {
         for (level, suppressed, last) in self.suppressed(Instant::now()) {
             match level {
-                Level::ERROR => tracing::error!(target: UNLIMITED, suppressed, "{last}"),
-                Level::WARN => tracing::warn!(target: UNLIMITED, suppressed, "{last}"),
-                _ => tracing::info!(target: UNLIMITED, suppressed, "{last}"),
+                Level::ERROR => tracing::error!(name: "lines_suppressed", target: UNLIMITED, suppressed, "{last}"),
+                Level::WARN => tracing::warn!(name: "lines_suppressed", target: UNLIMITED, suppressed, "{last}"),
+                _ => tracing::info!(name: "lines_suppressed", target: UNLIMITED, suppressed, "{last}"),
             }
         }
     }
@@ -127,6 +127,8 @@ impl Visit for Subject {
         }
         match name {
             "message" => self.text.insert_str(0, &value),
+            // Repeats a part of the message.
+            name if name.starts_with("json.") => {}
             _ => self.text.extend([" ", name, "=", &value]),
         }
     }

@@ -147,26 +147,26 @@ fn changed_check_restarts_and_others_continue() {
     in_namespace(async |lab| {
         let (near, _peer) = path(&lab, "near").await;
         let kept = target(near, ETHERNET, "192.0.2.1", "10.1.0.2");
-        let mut probing = Probing::start(&[("kept", kept), ("other", kept)]);
+        let mut probing = Probing::start(&[("kept", kept.clone()), ("other", kept.clone())]);
         probing.event().await;
         probing.event().await;
         probing.until("kept", "some probes", |report| report.received >= 3).await;
 
-        let mut nowhere = kept;
-        nowhere.check.destination = "10.1.0.77".parse().unwrap();
-        probing.prober.set(desired(&[("kept", kept), ("other", nowhere)]));
+        let mut nowhere = kept.clone();
+        nowhere.check.destinations = vec!["10.1.0.77".parse().unwrap()];
+        probing.prober.set(desired(&[("kept", kept.clone()), ("other", nowhere)]));
         assert_eq!(probing.report("other").verdict, None);
         assert!(probing.report("kept").received >= 3);
         probing.unhealthy("other", Instant::now()).await;
 
         // A changed link address does not restart the check.
-        let moved = |peer| desired(&[("kept", kept), ("other", target(near, peer, "192.0.2.1", "10.1.0.77"))]);
+        let moved = |peer| desired(&[("kept", kept.clone()), ("other", target(near, peer, "192.0.2.1", "10.1.0.77"))]);
         let sent = probing.report("other").sent;
         probing.prober.set(moved(LinkLayer::Ethernet { peer: Some([2, 0, 0, 0, 0, 9]) }));
         assert!(probing.report("other").sent >= sent);
         probing.quiet(INTERVAL * 5).await;
 
-        probing.prober.set(desired(&[("kept", kept)]));
+        probing.prober.set(desired(&[("kept", kept.clone())]));
         assert_eq!(probing.prober.report("other"), None);
         probing.prober.set(desired(&[]));
         assert_eq!(probing.prober.report("kept"), None);
@@ -182,10 +182,10 @@ fn first_probe_is_sent_as_soon_as_peer_is_known() {
         let (near, _peer) = path(&lab, "near").await;
         let mut known = target(near, ETHERNET, "192.0.2.1", "10.1.0.2");
         known.check.interval = Duration::from_secs(3600);
-        let mut probing = Probing::start(&[("one", known)]);
+        let mut probing = Probing::start(&[("one", known.clone())]);
         probing.healthy("one").await;
 
-        let unknown = CheckTarget { link: LinkLayer::Ethernet { peer: None }, ..known };
+        let unknown = CheckTarget { link: LinkLayer::Ethernet { peer: None }, ..known.clone() };
         let mut probing = Probing::start(&[("one", unknown)]);
         probing.until("one", "the problem", |report| report.problem.is_some()).await;
         let report = probing.report("one");
@@ -260,15 +260,15 @@ fn thousands_of_checks_on_interface_hold_their_intervals() {
         let mut often = target(near, ETHERNET, "192.0.2.1", "10.1.0.2");
         often.check.interval = Duration::from_millis(10);
         let start = Instant::now();
-        let mut probing = Probing::start(&[("often", often)]);
+        let mut probing = Probing::start(&[("often", often.clone())]);
         probing.healthy("often").await;
         assert_pace(&mut probing, "often", 50, start, often.check.interval).await;
         probing.quiet(Duration::ZERO).await;
 
-        let mut slow = often;
+        let mut slow = often.clone();
         slow.check.interval = Duration::from_secs(1);
         let names: Vec<String> = (0..CHECKS).map(|number| number.to_string()).collect();
-        let targets: Vec<_> = names.iter().map(|name| (name.as_str(), slow)).collect();
+        let targets: Vec<_> = names.iter().map(|name| (name.as_str(), slow.clone())).collect();
         let busy = cpu_time();
         probing.prober.set(desired(&targets));
         for _ in 0..CHECKS {

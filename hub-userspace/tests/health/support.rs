@@ -6,7 +6,7 @@ use std::{
 };
 
 use hub_userspace::{
-    config::model::HealthCheck,
+    config::model::{HealthCheck, Require, WhenDown},
     health::{CheckTarget, HealthReport, LinkLayer, Prober, Verdict, VerdictChange},
 };
 use tokio::{
@@ -29,13 +29,20 @@ pub struct Probing {
 }
 
 pub fn target(ifindex: u32, link: LinkLayer, source: &str, destination: &str) -> CheckTarget {
-    let check =
-        HealthCheck { source: addr(source), destination: addr(destination), interval: INTERVAL, retries: RETRIES };
+    let check = HealthCheck {
+        source: addr(source),
+        destinations: vec![addr(destination)],
+        interval: INTERVAL,
+        retries: RETRIES,
+        require: Require::Any,
+        degraded: None,
+        when_down: WhenDown::Keep,
+    };
     CheckTarget { ifindex, link, check }
 }
 
 pub fn desired(targets: &[(&str, CheckTarget)]) -> BTreeMap<String, CheckTarget> {
-    targets.iter().map(|(connection, target)| ((*connection).to_owned(), *target)).collect()
+    targets.iter().map(|(connection, target)| ((*connection).to_owned(), target.clone())).collect()
 }
 
 impl Probing {

@@ -73,6 +73,8 @@ pub struct ConnectionConfig {
     pub remote_cidrs: Vec<String>,
     /// From the hub's end of the link to the site's, every 100 ms, down after 3 misses.
     pub health_check: bool,
+    /// More keys of the health check, in the file's syntax, each after a comma. `destination` replaces that of the link.
+    pub health_keys: String,
     /// In the file's syntax; `None` uses the default.
     pub up_delay: Option<String>,
     pub ipsec: Option<IpsecConfig>,
@@ -181,6 +183,7 @@ impl ConnectionConfig {
             local_cidrs: vec!["0.0.0.0/0".into(), "::/0".into()],
             remote_cidrs: vec![site.network4().to_string(), site.network6().to_string()],
             health_check: false,
+            health_keys: String::new(),
             up_delay: None,
             ipsec: None,
             selectors: None,
@@ -239,7 +242,12 @@ impl fmt::Display for ConnectionConfig {
         if let (true, Some(IpAddr::V4(peer))) = (self.health_check, self.peer) {
             // The two ends of a /30.
             let hub = Ipv4Addr::from(u32::from(peer) - 1);
-            let check = format!("source = \"{hub}\", destination = \"{peer}\", interval = \"100ms\", retries = 3");
+            let destination = match self.health_keys.contains("destination") {
+                true => String::new(),
+                false => format!(", destination = \"{peer}\""),
+            };
+            let keys = &self.health_keys;
+            let check = format!("source = \"{hub}\"{destination}, interval = \"100ms\", retries = 3{keys}");
             writeln!(f, "health_check = {{ {check} }}")?;
         }
         if let Some(up_delay) = &self.up_delay {

@@ -91,7 +91,7 @@ pub fn values() {
         ("vpnhub_ike_up", [1.0, 0.0]),
         ("vpnhub_child_sas", [2.0, 0.0]),
         ("vpnhub_rekeys_total", [6.0, 0.0]),
-        ("vpnhub_health_up", [1.0, 0.0]),
+        ("vpnhub_health_up", [0.5, 0.0]),
         ("vpnhub_health_probes_sent_total", [70.0, 71.0]),
         ("vpnhub_health_probes_lost_total", [8.0, 71.0]),
     ] {

@@ -2,6 +2,7 @@
 
 use hub_common::Reason;
 use hub_userspace::{
+    connection::state::Health,
     datapath::Counters,
     observe::metrics::{
         ConnectionScrape, GroupScrape, HealthScrape, IkeScrape, ProcessScrape, QuotaScrape, Scrape, UnderlayScrape,
@@ -27,7 +28,7 @@ pub fn count(base: u64, reason: Reason) -> u64 {
     base * 1_000_000 + 100 + reason as u64
 }
 
-/// Three connections: up, degraded by nothing but down, and one without IPsec and health check.
+/// Three connections: degraded, down, and one without IPsec and health check.
 pub fn scrape() -> Scrape {
     let [up, down, plain] = NAMES.map(str::to_owned);
     let connections = vec![
@@ -39,7 +40,7 @@ pub fn scrape() -> Scrape {
             counters: counters(1),
             child_sas: Some(2),
             ike: Some(IkeScrape { is_up: true, rekeys: 6 }),
-            health: Some(HealthScrape { is_healthy: true, round_trip: Some(0.025), sent: 70, lost: 8 }),
+            health: Some(HealthScrape { state: Some(Health::Degraded), round_trip: Some(0.025), sent: 70, lost: 8 }),
             refused_routes: Some(3),
         },
         ConnectionScrape {
@@ -50,7 +51,7 @@ pub fn scrape() -> Scrape {
             counters: counters(2),
             child_sas: Some(0),
             ike: Some(IkeScrape { is_up: false, rekeys: 0 }),
-            health: Some(HealthScrape { is_healthy: false, round_trip: None, sent: 71, lost: 71 }),
+            health: Some(HealthScrape { state: Some(Health::Down), round_trip: None, sent: 71, lost: 71 }),
             refused_routes: Some(0),
         },
         ConnectionScrape { name: plain, counters: counters(3), ..ConnectionScrape::default() },

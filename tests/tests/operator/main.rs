@@ -4,6 +4,7 @@ mod advertisements;
 mod alone;
 mod bounds;
 mod diagnose;
+mod health;
 mod idle;
 mod interfaces;
 mod ipsec;
@@ -12,6 +13,7 @@ mod output;
 mod refusals;
 mod spread;
 mod systemd;
+mod top;
 mod trace;
 
 use std::process::Output;

@@ -69,7 +69,7 @@ impl Recording {
             }
         }
         let path = path.display();
-        warn!("nothing is recorded: {path} exists, and so do {path}.1 to {path}.{MOST_EARLIER}: move them away");
+        warn!(name: "recording_refused", "nothing is recorded: {path} exists, and so do {path}.1 to {path}.{MOST_EARLIER}: move them away");
         Ok(None)
     }
 
@@ -84,15 +84,15 @@ impl Recording {
         let mut writer =
             RecordWriter { out: file, buffer: Vec::new(), left: MOST_BYTES, began, encoder: Encoder::default() };
         let first = writer.encoder.header(header)?;
-        info!("recording events to {}", path.display());
+        info!(name: "recording_started", "recording events to {}", path.display());
         thread::Builder::new().name("record".to_owned()).spawn(move || {
             writer.buffer.extend(first.into_bytes());
             match writer.run(&queue) {
                 Ok(()) => {}
                 Err(Stop::Full) => {
-                    warn!("the recording {} has {} MiB and ends here", path.display(), MOST_BYTES >> 20);
+                    warn!(name: "recording_ended", "the recording {} has {} MiB and ends here", path.display(), MOST_BYTES >> 20);
                 }
-                Err(Stop::Failed(error)) => warn!("the recording {} ends here: {error}", path.display()),
+                Err(Stop::Failed(error)) => warn!(name: "recording_ended", "the recording {} ends here: {error}", path.display()),
             }
             // The recorder must see the end before its drop does.
             drop(queue);
@@ -117,7 +117,7 @@ impl Recorder {
         match events.try_send((now, event.clone())) {
             Ok(()) => {}
             Err(TrySendError::Full(_)) => {
-                warn!("the recording ends here: its file is written too slowly");
+                warn!(name: "recording_ended", "the recording ends here: its file is written too slowly");
                 self.events = None;
             }
             // The writer has logged the reason.
@@ -130,7 +130,7 @@ impl Drop for Recorder {
     fn drop(&mut self) {
         self.events = None;
         if self.ended.recv_timeout(END_WITHIN) == Err(RecvTimeoutError::Timeout) {
-            warn!("the end of the recording is not written: its file is written too slowly");
+            warn!(name: "recording_ended", "the end of the recording is not written: its file is written too slowly");
         }
     }
 }

@@ -311,13 +311,14 @@ fn outside(random: &mut SmallRng) -> Outside {
 }
 
 pub fn health(random: &mut SmallRng) -> BTreeMap<String, HealthReport> {
-    let verdict = match random.random_range(0..3) {
+    let verdict = match random.random_range(0..4) {
         0 => None,
         1 => Some(Verdict::Healthy),
+        2 => Some(Verdict::Degraded { lost: 4, probes: 30 }),
         _ => Some(Verdict::Unhealthy { misses: 3, last_reply_age: None }),
     };
     let name = format!("c{}", random.random_range(0..SITES));
-    BTreeMap::from([(name, HealthReport { verdict, ..HealthReport::default() })])
+    BTreeMap::from([(name, HealthReport { verdict, is_loss_known: random.random(), ..HealthReport::default() })])
 }
 
 pub fn packets(random: &mut SmallRng) -> Vec<Packet> {

@@ -118,7 +118,7 @@ fn is_quiet(agent: &Agent) -> bool {
 }
 
 fn notice(at: Duration, event: &ConnectionEvent) -> String {
-    let ConnectionEvent { time: _, connection, state, was, reason, selectors } = event;
+    let ConnectionEvent { time: _, connection, state, health: _, was, reason, selectors } = event;
     let was = was.map_or("new".to_owned(), |was| format!("{was:?}"));
     let reason = reason.as_deref().unwrap_or("-");
     let selectors = selectors.as_ref().map_or("as configured".to_owned(), |selectors| format!("{selectors:?}"));

@@ -1,6 +1,7 @@
 //! Output of `vpnhub status` and the control socket. The JSON is a contract: fields may be added, never changed.
 
 mod cpus;
+mod health;
 mod routes;
 pub mod warning;
 mod without_agent;
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::{
     cpus::{CpuStatus, InterruptStatus, InterruptsOfCpu, PacketsOfCpu, QueueStatus, ReceiveStatus},
+    health::{Health, HealthTarget},
     routes::{LearnedStatus, RouteStatus},
     without_agent::{RunningConnectionStatus, RunningInterfaceStatus, WithoutAgent},
 };
@@ -200,7 +202,7 @@ pub struct ConnectionStatus {
     pub segment: String,
     pub interface: String,
     pub state: State,
-    /// Reason why it is not up.
+    /// Reason why it is not up, or degraded.
     #[serde(default)]
     pub state_reason: Option<String>,
     /// Time in this state.
@@ -292,24 +294,6 @@ pub struct ChildStatus {
     /// The CPU whose packets it carries, with `per_cpu_sas`; `None`: any.
     #[serde(default)]
     pub cpu: Option<u32>,
-}
-
-/// State of a health check.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
-pub struct Health {
-    pub healthy: bool,
-    /// Probes sent successfully.
-    pub sent: u64,
-    pub received: u64,
-    /// Round-trip time of the last reply, in seconds.
-    pub round_trip: Option<f64>,
-    /// The last probes that were answered or lost: 32 at most.
-    #[serde(default)]
-    pub recent_probes: u32,
-    /// Of these, those without a reply in time.
-    #[serde(default)]
-    pub recent_lost: u32,
 }
 
 /// How the program is attached to an interface.

@@ -129,16 +129,17 @@ fn check_peer(connection: &ConnectionDraft, report: &mut DiagnosticReport<'_>) {
     }
 }
 
-/// The destination is a hub-side address, the source one of the hub's own.
+/// Destinations are hub-side addresses, the source one of the hub's own.
 fn check_health_check(connection: &ConnectionDraft, translations: &Translations, report: &mut DiagnosticReport<'_>) {
     let Some(check) = &connection.health_check else { return };
     let path = join(&connection.path(), "health_check");
     let translation_of =
         |address: IpAddr| connection.translate.items.iter().find(|found| found.site.value.contains(&address));
-    if let Some(destination) = check.destination
-        && translations.to_site(destination.value).is_none()
-        && let Some(translation) = translation_of(destination.value)
-    {
+    for destination in &check.destinations.items {
+        let Some(translation) = translation_of(destination.value) else { continue };
+        if translations.to_site(destination.value).is_some() {
+            continue;
+        }
         let place = report.place(destination.at, translation.site.at);
         let problem = Problem::new(format!(
             "{} is the site's own address, in {}, which is translated ({place})",

@@ -8,7 +8,7 @@ use std::{
 use super::{
     affected::Affected,
     memory::{Clock, ConnectionMemory},
-    state::State,
+    state::{Health, State},
 };
 use crate::{
     config::model::{Config, Connection},
@@ -62,7 +62,7 @@ impl Liveness {
         host: &HostState,
         affected: &Affected,
         tunnel: impl Fn(&str, &Connection) -> Option<bool>,
-        health: impl Fn(&str) -> Option<bool>,
+        health: impl Fn(&str) -> Option<Health>,
         now: Instant,
     ) {
         if affected.is_all() {
@@ -71,15 +71,17 @@ impl Liveness {
         }
         for name in affected.names(config) {
             let connection = &config.connections[name];
-            let evidence = evidence(connection, host, tunnel(name, connection), || health(name));
+            let loss = if connection.health_check.is_some() { health(name) } else { Some(Health::Up) };
+            let answers = loss.map(|health| health != Health::Down);
+            let evidence = evidence(connection, host, tunnel(name, connection), answers);
             let entry = if let Some(entry) = self.connections.get_mut(name) {
                 if let Some(expires) = entry.expires.take() {
                     self.expiries.remove(&(expires, name.clone()));
                 }
-                entry.evaluate(connection, evidence, now);
+                entry.evaluate(connection, evidence, loss, now);
                 entry
             } else {
-                let first = ConnectionLiveness::first(connection, evidence, now);
+                let first = ConnectionLiveness::first(connection, evidence, loss, now);
                 self.connections.entry(name.clone()).or_insert(first)
             };
             if entry.state == State::HoldDown
@@ -129,7 +131,7 @@ enum Evidence {
 }
 
 impl ConnectionLiveness {
-    fn first(connection: &Connection, evidence: Evidence, now: Instant) -> Self {
+    fn first(connection: &Connection, evidence: Evidence, loss: Option<Health>, now: Instant) -> Self {
         let mut entry = Self {
             state: State::Down,
             since: now,
@@ -139,11 +141,12 @@ impl ConnectionLiveness {
             was_healthy_since: None,
             expires: None,
         };
-        entry.evaluate(connection, evidence, now);
+        entry.evaluate(connection, evidence, loss, now);
         Self { changes: 0, ..entry }
     }
 
-    fn evaluate(&mut self, connection: &Connection, evidence: Evidence, now: Instant) {
+    /// `loss` matters while the evidence is positive.
+    fn evaluate(&mut self, connection: &Connection, evidence: Evidence, loss: Option<Health>, now: Instant) {
         self.healthy_since = if evidence == Evidence::Unknown {
             None
         } else {
@@ -154,24 +157,32 @@ impl ConnectionLiveness {
             _ if !connection.enabled => State::AdminDown,
             (Evidence::Down, _) => State::Down,
             // A new or changed health check does not take down a working connection.
-            (Evidence::Unknown, _) if self.state == State::Up => State::Up,
+            (Evidence::Unknown, _) if self.state.is_up() => self.state,
             (Evidence::Unknown, _) => State::HoldDown,
             (Evidence::Up, Some(since))
                 if self.failed && now.saturating_duration_since(since) < connection.up_delay =>
             {
                 State::HoldDown
             }
-            (Evidence::Up, _) => State::Up,
+            (Evidence::Up, _) => match loss {
+                Some(Health::Degraded) => State::Degraded,
+                // A new agent, or a changed check, has not seen a whole window yet.
+                Some(Health::Answers) | None if self.state == State::Degraded => State::Degraded,
+                _ => State::Up,
+            },
         };
         self.failed = match state {
             // An administrator who takes it up does not want to wait for the hold-down.
-            State::AdminDown | State::Up => false,
-            State::Down => self.failed || self.state == State::Up,
+            State::AdminDown | State::Up | State::Degraded => false,
+            State::Down => self.failed || self.state.is_up(),
             State::HoldDown => self.failed,
         };
         if state != self.state {
             self.changes += u64::from(seen(state) != seen(self.state));
-            (self.state, self.since) = (state, now);
+            if !(state.is_up() && self.state.is_up()) {
+                self.since = now;
+            }
+            self.state = state;
         }
     }
 
@@ -183,19 +194,18 @@ impl ConnectionLiveness {
 
 /// The state as displayed.
 fn seen(state: State) -> State {
-    if state == State::HoldDown { State::Down } else { state }
+    match state {
+        State::HoldDown => State::Down,
+        State::Degraded => State::Up,
+        state => state,
+    }
 }
 
-fn evidence(
-    connection: &Connection,
-    host: &HostState,
-    tunnel: Option<bool>,
-    health: impl Fn() -> Option<bool>,
-) -> Evidence {
+fn evidence(connection: &Connection, host: &HostState, tunnel: Option<bool>, health: Option<bool>) -> Evidence {
     let link = host.link(&connection.interface);
     let is_up = link.is_some_and(Link::is_up);
     let answers = link.zip(connection.peer).is_none_or(|(link, peer)| !host.has_failed(link.index, peer));
-    weigh([Some(is_up && answers), tunnel].into_iter().chain(connection.health_check.map(|_| health())))
+    weigh([Some(is_up && answers), tunnel, health].into_iter())
 }
 
 /// Combines answers: `Some(false)` takes precedence over `None`, and `None` over `Some(true)`.

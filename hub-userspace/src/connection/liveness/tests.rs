@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use hub_common::maps::ConnectionRecord;
 
-use super::{Affected, ConnectionLiveness, Evidence, Liveness, State, weigh};
+use super::{Affected, ConnectionLiveness, Evidence, Health, Liveness, State, weigh};
 use crate::{
     config::{
         model::{Connection, MssClamp, ReversePath, SelectorSource},
@@ -35,25 +35,29 @@ fn connection(enabled: bool) -> Connection {
     }
 }
 
-/// Evaluates at these milliseconds; one letter each: `+` healthy, `?` unknown, `-` failed, `x` administratively
+/// The evidence of a letter: `+` healthy, `~` it answers, `*` degraded, `?` unknown, `-` failed, `x` administratively
 /// down while healthy.
+fn evidence(letter: char) -> (Evidence, Option<Health>) {
+    match letter {
+        '-' => (Evidence::Down, Some(Health::Down)),
+        '?' => (Evidence::Unknown, None),
+        '~' => (Evidence::Up, Some(Health::Answers)),
+        '*' => (Evidence::Up, Some(Health::Degraded)),
+        _ => (Evidence::Up, Some(Health::Up)),
+    }
+}
+
+/// Evaluates at these milliseconds; one letter each.
 fn states(steps: &[(u64, char)]) -> (Vec<State>, ConnectionLiveness) {
     let start = Instant::now();
     let at = |milliseconds| start + Duration::from_millis(milliseconds);
-    let of = |letter| {
-        let evidence = match letter {
-            '-' => Evidence::Down,
-            '?' => Evidence::Unknown,
-            _ => Evidence::Up,
-        };
-        (connection(letter != 'x'), evidence)
-    };
-    let (first, well) = of(steps[0].1);
-    let mut entry = ConnectionLiveness::first(&first, well, at(steps[0].0));
+    let of = |letter| (connection(letter != 'x'), evidence(letter));
+    let (first, (well, loss)) = of(steps[0].1);
+    let mut entry = ConnectionLiveness::first(&first, well, loss, at(steps[0].0));
     let mut states = vec![entry.state];
     for (milliseconds, letter) in &steps[1..] {
-        let (connection, well) = of(*letter);
-        entry.evaluate(&connection, well, at(*milliseconds));
+        let (connection, (well, loss)) = of(*letter);
+        entry.evaluate(&connection, well, loss, at(*milliseconds));
         states.push(entry.state);
     }
     (states, entry)
@@ -61,9 +65,9 @@ fn states(steps: &[(u64, char)]) -> (Vec<State>, ConnectionLiveness) {
 
 #[test]
 fn down_takes_effect_at_once_and_up_after_delay() {
-    use State::{AdminDown, Down, HoldDown, Up};
+    use State::{AdminDown, Degraded, Down, HoldDown, Up};
     type Row<'a> = (&'a str, &'a [(u64, char)], &'a [State]);
-    let table: [Row<'_>; 10] = [
+    let table: [Row<'_>; 14] = [
         ("the first time", &[(0, '+')], &[Up]),
         ("before the first verdict", &[(0, '?'), (10, '+')], &[HoldDown, Up]),
         ("the first verdict is bad", &[(0, '?'), (10, '-'), (20, '+')], &[HoldDown, Down, Up]),
@@ -78,6 +82,22 @@ fn down_takes_effect_at_once_and_up_after_delay() {
             "a flap restarts the delay",
             &[(0, '+'), (10, '-'), (20, '+'), (1000, '-'), (1001, '+'), (2500, '+'), (3001, '+')],
             &[Up, Down, HoldDown, Down, HoldDown, HoldDown, Up],
+        ),
+        ("degraded and back", &[(0, '~'), (10, '*'), (20, '+')], &[Up, Degraded, Up]),
+        (
+            "degraded until the loss is known",
+            &[(0, '*'), (10, '?'), (20, '~'), (30, '+')],
+            &[Degraded, Degraded, Degraded, Up],
+        ),
+        (
+            "degraded after a failure",
+            &[(0, '*'), (10, '-'), (20, '*'), (2020, '*'), (2030, '+')],
+            &[Degraded, Down, HoldDown, Degraded, Up],
+        ),
+        (
+            "degraded from the start",
+            &[(0, '?'), (10, '*'), (20, 'x'), (30, '*')],
+            &[HoldDown, Degraded, AdminDown, Degraded],
         ),
         ("by hand", &[(0, '+'), (10, 'x'), (20, '+')], &[Up, AdminDown, Up]),
         ("by hand after a failure", &[(0, '+'), (10, '-'), (20, 'x'), (30, '+')], &[Up, Down, AdminDown, Up]),
@@ -97,16 +117,15 @@ fn restarted(before: &[(u64, char)], after: &[(u64, char)]) -> Vec<State> {
     let start = Instant::now();
     let clock = Clock::at(start, Duration::from_secs(100));
     let at = |milliseconds| start + Duration::from_millis(milliseconds);
-    let evidence = |letter| match letter {
-        '-' => Evidence::Down,
-        '?' => Evidence::Unknown,
-        _ => Evidence::Up,
-    };
     let mut liveness = Liveness::default();
-    let first = ConnectionLiveness::first(&connection(true), evidence(before[0].1), at(before[0].0));
+    let (well, loss) = evidence(before[0].1);
+    let first = ConnectionLiveness::first(&connection(true), well, loss, at(before[0].0));
     liveness.connections.insert("site".into(), first);
     let entry = liveness.connections.get_mut("site").unwrap();
-    before[1..].iter().for_each(|(time, letter)| entry.evaluate(&connection(true), evidence(*letter), at(*time)));
+    for (time, letter) in &before[1..] {
+        let (well, loss) = evidence(*letter);
+        entry.evaluate(&connection(true), well, loss, at(*time));
+    }
 
     let mut record = ConnectionRecord::NONE;
     liveness.memory("site", &clock).unwrap().write(&mut record);
@@ -117,7 +136,8 @@ fn restarted(before: &[(u64, char)], after: &[(u64, char)]) -> Vec<State> {
     after
         .iter()
         .map(|(time, letter)| {
-            entry.evaluate(&connection(true), evidence(*letter), at(*time));
+            let (well, loss) = evidence(*letter);
+            entry.evaluate(&connection(true), well, loss, at(*time));
             entry.state
         })
         .collect()
@@ -177,11 +197,17 @@ fn up_link(index: u32) -> Link {
 
 #[test]
 fn liveness_state_continues_after_agent_restart() {
-    use State::{Down, HoldDown, Up};
+    use State::{Degraded, Down, HoldDown, Up};
     type Row<'a> = (&'a str, &'a [(u64, char)], &'a [(u64, char)], &'a [State]);
-    let table: [Row<'_>; 6] = [
+    let table: [Row<'_>; 7] = [
         ("up, until evidence says otherwise", &[(0, '+')], &[(50, '?'), (60, '+')], &[Up, Up]),
         ("up, and it is not", &[(0, '+')], &[(50, '?'), (60, '-')], &[Up, Down]),
+        (
+            "degraded until the loss is known",
+            &[(0, '*')],
+            &[(50, '?'), (60, '~'), (70, '+')],
+            &[Degraded, Degraded, Up],
+        ),
         ("it was down", &[(0, '+'), (10, '-')], &[(50, '?'), (60, '+'), (2060, '+')], &[HoldDown, HoldDown, Up]),
         (
             "the hold-down goes on",
@@ -229,4 +255,23 @@ fn flap_during_hold_down_counts_visible_changes_only() {
     let (_, entry) = states(&[(0, '+'), (10, '-'), (20, '+'), (30, '-'), (40, '+'), (3000, '+')]);
     assert_eq!((entry.state, entry.changes), (State::Up, 2));
     assert_eq!(states(&[(0, '+')]).1.changes, 0);
+}
+
+#[test]
+fn loss_is_no_visible_change_of_state() {
+    let (_, up) = states(&[(0, '+')]);
+    let (states, entry) = states(&[(0, '+'), (10, '*'), (20, '+'), (30, '*')]);
+    assert_eq!(states.last(), Some(&State::Degraded));
+    assert_eq!(entry.changes, 0);
+    assert_eq!(entry.state.is_up(), up.state.is_up());
+    let record = |entry: ConnectionLiveness| {
+        let mut liveness = Liveness::default();
+        liveness.connections.insert("site".into(), entry);
+        let mut record = ConnectionRecord::NONE;
+        liveness.memory("site", &Clock::at(entry.since, Duration::from_secs(9))).unwrap().write(&mut record);
+        (record.state, record.flags)
+    };
+    // An agent that does not know the flag reads it as up.
+    assert_eq!(record(entry), (ConnectionRecord::UP, ConnectionRecord::DEGRADED));
+    assert_eq!(record(up), (ConnectionRecord::UP, 0));
 }

@@ -80,7 +80,7 @@ impl Drop for Chunks {
     fn drop(&mut self) {
         // SAFETY: unmaps exactly the whole reservation; references to it live no longer than `self`.
         if let Err(error) = unsafe { munmap(self.base.as_ptr().cast(), self.bytes) } {
-            tracing::warn!("the memory of the look-up is not unmapped: {error}");
+            tracing::warn!(name: "lookup_memory_kept", "the memory of the look-up is not unmapped: {error}");
         }
     }
 }

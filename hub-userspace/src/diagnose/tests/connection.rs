@@ -81,6 +81,20 @@ fn health_is_judged_by_loss() {
         down("health check: 10.1.0.1 no reply to 3 probes")(connection);
     });
     assert_eq!(faults(&all), ["error health_check_failed a", "warning routes_carried_by_others a"]);
+    let degraded = with(0, |connection| {
+        health(4, true)(connection);
+        connection["health"]["state"] = "degraded".into();
+    });
+    assert_eq!(faults(&degraded), ["warning degraded a"]);
+    assert_eq!(only(&degraded, "degraded").message, "degraded: 4 of the last 32 probes were lost");
+    let one_of_two = with(0, |connection| {
+        health(30, true)(connection);
+        let target = |destination: &str, state: &str| json!({ "destination": destination, "state": state, "sent": 9, "received": 1, "lost": 8 });
+        connection["health"]["targets"] = json!([target("10.1.0.1", "up"), target("10.1.0.2", "down")]);
+    });
+    assert_eq!(faults(&one_of_two), ["warning targets_silent a"]);
+    let message = &only(&one_of_two, "targets_silent").message;
+    assert_eq!(message, "1 of 2 destinations of the health check do not reply, such as 10.1.0.2");
 }
 
 #[test]

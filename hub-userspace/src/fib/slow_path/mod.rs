@@ -18,7 +18,7 @@ use ipnet::IpNet;
 use crate::{
     config::{
         Config,
-        model::{Connection, DEFAULT_PUBLISH_TABLE},
+        model::{Connection, DEFAULT_PUBLISH_TABLE, WhenDown},
     },
     fib::Inputs,
     kernel::netlink::{
@@ -60,22 +60,32 @@ pub fn family(prefix: IpNet) -> Family {
     }
 }
 
-/// The kernel routes of a destination; `action` is the result of [`action`] for its members. `table` holds the
-/// published route if it is the configured table. Prefixes of the VPC have no routes: the kernel already has them.
+/// What the kernel does with packets to destinations of one family with the same members.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct GroupAction {
+    /// See [`action`].
+    pub action: Option<Arc<RouteAction>>,
+    /// See [`is_revoked`].
+    pub is_revoked: bool,
+}
+
+/// The kernel routes of a destination; `action` returns that of its members. `table` holds the published route if it
+/// is the configured table. Prefixes of the VPC have no routes: the kernel already has them.
 pub fn entries_of(
     destination: IpNet,
     rib: &Rib,
     config: &Config,
     table: u32,
-    action: impl Fn(&Arc<Members>) -> Option<Arc<RouteAction>>,
+    action: impl Fn(&Arc<Members>) -> GroupAction,
 ) -> [KernelRoute; ENTRIES] {
     let none = || entries(destination, table, [None; ENTRIES]);
     let Some(Target::Connections(members)) = rib.target(destination) else { return none() };
     if has_route_of_daemon(destination, rib, config) {
         return none();
     }
-    let action = action(&members);
-    let published_to = rib.is_published(destination).then(|| publish_table(config));
+    let GroupAction { action, is_revoked } = action(&members);
+    let is_published = rib.is_published(destination) && !is_revoked;
+    let published_to = is_published.then(|| publish_table(config));
     // The backstop always exists: when an interface is removed, the kernel drops its routes before we get the event.
     // Traffic to a site must not leave unprotected by a less specific route or the default route.
     entries(
@@ -87,6 +97,16 @@ pub fn entries_of(
             action.as_ref().filter(|_| published_to == Some(table)),
         ],
     )
+}
+
+/// Whether the published routes to these members are withdrawn: none of them is up, and all of them say so
+/// (`when_down`). In hold-down a member is not up yet.
+pub fn is_revoked(inputs: Inputs<'_>, members: &Members) -> bool {
+    members.keys().all(|name| {
+        let is_up = inputs.states.get(name).is_some_and(|state| state.is_up());
+        let check = inputs.config.connections[name].health_check.as_ref();
+        !is_up && check.is_some_and(|check| check.when_down == WhenDown::Revoke)
+    })
 }
 
 /// Whether the kernel uses the routing daemon's own route. Another one beside it, of whatever metric, would make FRR

@@ -108,6 +108,7 @@ fn destination_has_same_route_keys_in_every_state() {
     let rows = [
         ("not published", Some(false), here, own, [own, backstop, none]),
         ("published", Some(true), here, own, [none, backstop, own]),
+        ("published, but revoked", Some(true), here, own, [own, backstop, none]),
         ("published elsewhere", Some(true), elsewhere, own, [own, backstop, own]),
         ("published, but down", Some(true), here, none, [none, backstop, none]),
         ("down", Some(false), here, none, [none, backstop, none]),
@@ -126,7 +127,10 @@ fn destination_has_same_route_keys_in_every_state() {
             destination,
             metric,
         });
-        let entries = entries_of(destination, &rib, &config, table, |_| action.cloned());
+        let entries = entries_of(destination, &rib, &config, table, |_| GroupAction {
+            action: action.cloned(),
+            is_revoked: case.ends_with("revoked"),
+        });
         assert_eq!(entries.clone().map(|(key, _)| key), keys, "{case}");
         assert_eq!(entries.each_ref().map(|(_, action)| action.as_ref()), expected, "{case}");
     }

@@ -10,13 +10,19 @@
 //!   older than [`LATE`]. A path flaps only if no reply arrives for `retries * interval`. (With one retry that leaves
 //!   no room for jitter, unless the round trip stays below the interval);
 //! - there is no verdict before the first reply or the first `retries` misses. Until then a path is not healthy.
+//!
+//! A path that is healthy by these rules may be *degraded* by loss: [`loss`].
+
+mod loss;
 
 use std::{
     collections::VecDeque,
     time::{Duration, Instant},
 };
 
+use self::loss::LossWindow;
 use super::Verdict;
+use crate::config::model::Degraded;
 
 /// Random bytes that the far end must echo, so that an off-path attacker cannot forge a reply.
 pub type Nonce = [u8; 16];
@@ -43,6 +49,18 @@ pub struct Check {
     /// Probes that were sent and can no longer be answered.
     lost: u64,
     recent: RecentProbes,
+    /// `None` if loss does not degrade the path.
+    loss: Option<LossWindow>,
+    /// As last returned to the caller.
+    reported: Option<Class>,
+}
+
+/// What a verdict says, without numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Class {
+    Healthy { is_loss_known: bool },
+    Degraded,
+    Unhealthy,
 }
 
 /// The last probes that were answered or lost.
@@ -87,7 +105,7 @@ pub struct ProbeReply {
 
 impl Check {
     /// A check whose first probe is due at `start`.
-    pub fn new(interval: Duration, retries: u32, start: Instant) -> Self {
+    pub fn new(interval: Duration, retries: u32, degraded: Option<Degraded>, start: Instant) -> Self {
         Self {
             interval,
             retries,
@@ -99,6 +117,8 @@ impl Check {
             healthy: None,
             lost: 0,
             recent: RecentProbes::default(),
+            loss: degraded.map(LossWindow::new),
+            reported: None,
         }
     }
 
@@ -119,24 +139,54 @@ impl Check {
         self.unanswered >= self.retries
     }
 
-    /// Call when a probe is due, before sending it. Returns the verdict if the path has become unhealthy.
+    /// Call when a probe is due, before sending it. Returns the verdict if it has changed.
     pub fn evaluate(&mut self, now: Instant) -> Option<Verdict> {
-        if !self.is_overdue() || self.healthy == Some(false) {
-            return None;
+        self.expire(now);
+        if self.is_overdue() {
+            self.healthy = Some(false);
         }
-        self.healthy = Some(false);
-        let last_reply_age = self.last_reply.map(|last_reply| now.saturating_duration_since(last_reply));
-        Some(Verdict::Unhealthy { misses: self.unanswered, last_reply_age })
+        self.change(now)
+    }
+
+    /// Counts the probes that can no longer be answered.
+    fn expire(&mut self, now: Instant) {
+        let late = LATE.max(self.interval);
+        while self.probes.front().is_some_and(|probe| now.saturating_duration_since(probe.sent) > late) {
+            self.probes.pop_front();
+            self.note(true);
+        }
+    }
+
+    fn note(&mut self, is_lost: bool) {
+        self.lost += u64::from(is_lost);
+        self.recent.note(is_lost);
+        if let Some(loss) = &mut self.loss {
+            loss.note(is_lost);
+        }
+    }
+
+    /// Whether the loss over the whole window is known, or does not matter.
+    pub fn is_loss_known(&self) -> bool {
+        self.loss.as_ref().is_none_or(|loss| loss.is_full() || loss.is_degraded())
+    }
+
+    /// The verdict, if it differs from the last one.
+    fn change(&mut self, now: Instant) -> Option<Verdict> {
+        let degraded = self.loss.as_ref().filter(|loss| loss.is_degraded());
+        let (class, verdict) = match (self.healthy?, degraded) {
+            (false, _) => {
+                let last_reply_age = self.last_reply.map(|last_reply| now.saturating_duration_since(last_reply));
+                (Class::Unhealthy, Verdict::Unhealthy { misses: self.unanswered, last_reply_age })
+            }
+            (true, Some(loss)) => (Class::Degraded, loss.verdict()),
+            (true, None) => (Class::Healthy { is_loss_known: self.is_loss_known() }, Verdict::Healthy),
+        };
+        (self.reported.replace(class) != Some(class)).then_some(verdict)
     }
 
     /// Records a probe as sent at `now`, even if sending failed; returns its sequence number.
     pub fn probe(&mut self, now: Instant, nonce: Nonce) -> u16 {
-        let late = LATE.max(self.interval);
-        while self.probes.front().is_some_and(|probe| now.saturating_duration_since(probe.sent) > late) {
-            self.probes.pop_front();
-            self.lost += 1;
-            self.recent.note(true);
-        }
+        self.expire(now);
         let sequence = self.sequence;
         self.sequence = sequence.wrapping_add(1);
         self.probes.push_back(Probe { sequence, nonce, sent: now });
@@ -170,16 +220,14 @@ impl Check {
         let at = self.probes.iter().position(|probe| probe.sequence == sequence && probe.nonce == nonce)?;
         let round_trip = now.saturating_duration_since(self.probes.remove(at)?.sent);
         if round_trip > LATE.max(self.interval) {
-            self.lost += 1;
-            self.recent.note(true);
+            self.note(true);
             return None;
         }
-        self.recent.note(false);
+        self.note(false);
         self.unanswered = 0;
         self.last_reply = Some(now);
-        let verdict = (self.healthy != Some(true)).then_some(Verdict::Healthy);
         self.healthy = Some(true);
-        Some(ProbeReply { round_trip, verdict })
+        Some(ProbeReply { round_trip, verdict: self.change(now) })
     }
 }
 

@@ -5,7 +5,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Check, LATE, Nonce, Verdict};
+use super::{Check, LATE, Nonce, Verdict, loss::tests::is_degraded};
+use crate::config::model::Degraded;
 
 const fn ms(milliseconds: u64) -> Duration {
     Duration::from_millis(milliseconds)
@@ -26,7 +27,7 @@ const NONCE: Nonce = [7; 16];
 impl Path {
     fn new(interval: Duration, retries: u32) -> Self {
         let start = Instant::now();
-        let check = Check::new(interval, retries, start);
+        let check = Check::new(interval, retries, None, start);
         Self { start, check, replies: BTreeMap::new(), last_reply: None, verdicts: Vec::new() }
     }
 
@@ -124,7 +125,7 @@ fn round_trip_above_interval_does_not_flap() {
 #[test]
 fn reply_counts_once_in_time_with_matching_nonce() {
     let start = Instant::now();
-    let mut check = Check::new(ms(100), 3, start);
+    let mut check = Check::new(ms(100), 3, None, start);
     let first = check.probe(start, [1; 16]);
     let second = check.probe(start + ms(100), [2; 16]);
     assert_eq!(check.reply(start + ms(110), first, &[2; 16]), None, "another probe's nonce");
@@ -139,7 +140,7 @@ fn reply_counts_once_in_time_with_matching_nonce() {
 #[test]
 fn probe_is_lost_once_without_reply_in_time() {
     let start = Instant::now();
-    let mut check = Check::new(ms(100), 3, start);
+    let mut check = Check::new(ms(100), 3, None, start);
     let answered = check.probe(start, NONCE);
     check.reply(start + ms(10), answered, &NONCE).unwrap();
     let late = check.probe(start + ms(100), NONCE);
@@ -158,7 +159,7 @@ fn probe_is_lost_once_without_reply_in_time() {
 #[test]
 fn late_timer_does_not_shift_later_probes() {
     let start = Instant::now();
-    let mut check = Check::new(ms(10), 3, start);
+    let mut check = Check::new(ms(10), 3, None, start);
     check.probe(start + ms(1), NONCE);
     assert_eq!(check.due(), start + ms(10));
     check.probe(start + ms(14), NONCE);
@@ -171,7 +172,7 @@ fn late_timer_does_not_shift_later_probes() {
 #[test]
 fn early_probe_adds_no_miss() {
     let start = Instant::now();
-    let mut check = Check::new(ms(100), 3, start);
+    let mut check = Check::new(ms(100), 3, None, start);
     for probe in 0..10 {
         let now = start + ms(probe);
         check.hurry(now);
@@ -185,7 +186,7 @@ fn early_probe_adds_no_miss() {
 #[test]
 fn sequence_number_wraps_at_16_bits() {
     let start = Instant::now();
-    let mut check = Check::new(ms(10), 3, start);
+    let mut check = Check::new(ms(10), 3, None, start);
     for probe in 0..70_000_u32 {
         let now = start + ms(10) * probe;
         let sequence = check.probe(now, NONCE);
@@ -249,7 +250,7 @@ fn dead_path_is_reported_within_bound_of_last_reply() {
 #[test]
 fn recent_probes_are_the_last_32_answered_or_lost_ones() {
     let start = Instant::now();
-    let mut check = Check::new(ms(1000), 3, start);
+    let mut check = Check::new(ms(1000), 3, None, start);
     let recent = |check: &Check| (check.recent().lost(), check.recent().count());
     // A probe counts as lost once it can no longer be answered.
     let mut now = start;
@@ -278,4 +279,71 @@ fn recent_probes_are_the_last_32_answered_or_lost_ones() {
         send(&mut check, true);
     }
     assert_eq!(recent(&check), (0, 32));
+}
+
+#[test]
+fn random_check_has_the_class_of_the_definition() {
+    let mut random = Random(3);
+    let (mut degraded_rounds, mut unhealthy_rounds) = (0, 0);
+    for _ in 0..400 {
+        let interval = ms(3000);
+        let retries = 1 + random.below(4) as u32;
+        let window = 2 + random.below(200) as u32;
+        let degraded = Degraded { loss: 1 + random.below(500_000) as u32, window };
+        let tolerated = (u64::from(degraded.loss) * u64::from(window) / 1_000_000) as usize;
+        let percent = random.below(101);
+        let start = Instant::now();
+        let mut check = Check::new(interval, retries, Some(degraded), start);
+        // Without jitter, a probe is answered within its interval, or counts as lost two intervals later.
+        let (mut outcomes, mut expected, mut reported) = (Vec::new(), false, None);
+        let (mut misses, mut healthy, mut changes) = (0, None, 0);
+        let mut pending = Vec::new();
+        for number in 0..800_u32 {
+            let now = start + interval * number;
+            let verdict = check.evaluate(now);
+            if number >= 2 && pending[number as usize - 2] {
+                outcomes.push(true);
+                expected = is_degraded(&outcomes, window as usize, tolerated, expected);
+            }
+            if misses >= retries {
+                healthy = Some(false);
+            }
+            let mut compare = |verdict: Option<Verdict>, healthy, degraded| {
+                let class = match (healthy, degraded) {
+                    (None, _) => None,
+                    (Some(false), _) => Some("unhealthy"),
+                    (Some(true), true) => Some("degraded"),
+                    (Some(true), false) => Some("healthy"),
+                };
+                let found = verdict.map(|verdict| match verdict {
+                    Verdict::Healthy => "healthy",
+                    Verdict::Degraded { .. } => "degraded",
+                    Verdict::Unhealthy { .. } => "unhealthy",
+                });
+                if class != reported {
+                    assert_eq!(found, class, "{degraded} probe {number}");
+                    changes += 1;
+                } else if let Some(found) = found {
+                    // The loss is known now.
+                    assert_eq!((found, Some(found)), ("healthy", class));
+                }
+                reported = class;
+            };
+            compare(verdict, healthy, expected);
+            let sequence = check.probe(now, NONCE);
+            let is_lost = random.below(100) < percent;
+            pending.push(is_lost);
+            misses += 1;
+            if !is_lost {
+                let answer = check.reply(now + ms(20), sequence, &NONCE).expect("it is in time");
+                outcomes.push(false);
+                expected = is_degraded(&outcomes, window as usize, tolerated, expected);
+                (misses, healthy) = (0, Some(true));
+                compare(answer.verdict, healthy, expected);
+            }
+        }
+        degraded_rounds += u32::from(expected && changes > 0);
+        unhealthy_rounds += u32::from(healthy == Some(false));
+    }
+    assert!(degraded_rounds > 50 && unhealthy_rounds > 20, "{degraded_rounds} {unhealthy_rounds}");
 }

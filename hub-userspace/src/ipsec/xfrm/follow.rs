@@ -92,7 +92,7 @@ async fn run(mut wants: watch::Receiver<bool>, publisher: watch::Sender<Arc<Poli
         };
         let problem = problem(&error);
         if publisher.borrow().problem.as_ref() != Some(&problem) {
-            warn!("{problem}; trying again");
+            warn!(name: "ipsec_policies_unreadable", "{problem}; trying again");
         }
         let table = publisher.borrow().table.clone();
         publish(&publisher, Policies { table, problem: Some(problem) });

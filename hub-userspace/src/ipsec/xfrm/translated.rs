@@ -53,7 +53,7 @@ impl TranslatedPolicies {
         if let Some(failure) = &failure
             && self.failure.as_ref() != Some(failure)
         {
-            warn!("the kernel may drop packets of translated sites that it would forward or deliver itself: {failure}");
+            warn!(name: "ipsec_policy_failed", "the kernel may drop packets of translated sites that it would forward or deliver itself: {failure}");
         }
         self.failure = failure;
     }
@@ -88,7 +88,7 @@ fn replace(sources: &TranslatedSources) -> io::Result<usize> {
         removed += usize::from(requests.change(|sequence| other.delete(sequence))?);
     }
     if added + removed > 0 {
-        info!("IPsec policies for translated addresses: {added} added, {removed} removed");
+        info!(name: "ipsec_policies_changed", "IPsec policies for translated addresses: {added} added, {removed} removed");
     }
     Ok(removed)
 }

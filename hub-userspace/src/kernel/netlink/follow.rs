@@ -123,7 +123,7 @@ impl HostFollower {
     fn take(&mut self, event: Option<NetlinkEvent>, state: &mut HostState) -> Result<()> {
         match event {
             Some(NetlinkEvent { payload: NetlinkPayload::Overrun(_), .. }) => {
-                tracing::warn!("netlink events were lost; reading everything again");
+                tracing::warn!(name: "netlink_events_lost", "netlink events were lost; reading everything again");
                 self.reread = Some(Instant::now());
                 // The old socket still holds events from before the loss. A dump may be newer than they are, and the
                 // events that would correct them are lost.
@@ -139,7 +139,7 @@ impl HostFollower {
                 }
             }
             None => {
-                tracing::warn!("the netlink event socket ended; opening another");
+                tracing::warn!(name: "netlink_socket_ended", "the netlink event socket ended; opening another");
                 self.reread = Some(Instant::now());
                 self.events = Events::subscribe().context(NOT_FOLLOWED)?;
             }

@@ -39,7 +39,7 @@ impl Memory {
     /// Reads the file. One that cannot be read counts as empty, so that its masks are other programs'.
     pub fn open(directory: OwnedFd, name: String) -> Self {
         let interfaces = read(&directory, &name).unwrap_or_else(|error| {
-            warn!(
+            warn!(name: "rps_not_restored",
                 "masks of an earlier agent in rps_cpus are not put back: cannot read {name} beside its lock: {error}"
             );
             Interfaces::new()

@@ -164,7 +164,9 @@ impl Spreader {
         for index in obsolete {
             match self.put_back(index) {
                 Ok(_) => _ = self.stuck.remove(&index),
-                Err(failure) if self.stuck.insert(index) => warn!("rps_cpus is not put back: {failure}"),
+                Err(failure) if self.stuck.insert(index) => {
+                    warn!(name: "rps_not_restored", "rps_cpus is not put back: {failure}");
+                }
                 Err(_) => {}
             }
         }
@@ -209,7 +211,7 @@ impl Spreader {
 
     fn note(&mut self, name: &str, failure: String) {
         if self.failed.get(name) != Some(&failure) {
-            warn!(interface = name, "received ESP is not distributed over CPUs: {failure}");
+            warn!(name: "spread_failed", interface = name, "received ESP is not distributed over CPUs: {failure}");
         }
         self.failed.insert(name.to_owned(), failure);
     }
@@ -312,10 +314,10 @@ impl Spreader {
         self.memory.set(link, own);
         self.save();
         if spread > 0 {
-            info!(interface = queues.interface(), "rps_cpus of {spread} receive queues set to {online}");
+            info!(name: "rps_set", interface = queues.interface(), "rps_cpus of {spread} receive queues set to {online}");
         }
         if put_back > 0 {
-            info!(interface = queues.interface(), "rps_cpus of {put_back} receive queues put back");
+            info!(name: "rps_restored", interface = queues.interface(), "rps_cpus of {put_back} receive queues put back");
         }
         result
     }
@@ -323,7 +325,7 @@ impl Spreader {
     /// The file only matters to a later agent.
     fn save(&self) {
         if let Err(error) = self.memory.save() {
-            warn!(
+            warn!(name: "spread_failed",
                 "the next agent may not put rps_cpus back: cannot write {} beside its lock: {error}",
                 self.memory.name()
             );

@@ -93,7 +93,7 @@ impl Sysctls {
     /// Needs a runtime.
     pub fn start() -> Self {
         let watch = SysctlWatch::start(Path::new(ROOT)).inspect_err(|error| {
-            warn!("changes of sysctls by other processes cannot be followed, an audit finds them later: {error}");
+            warn!(name: "sysctl_not_followed", "changes of sysctls by other processes cannot be followed, an audit finds them later: {error}");
         });
         Self {
             watch: watch.ok(),
@@ -127,7 +127,7 @@ impl Sysctls {
     fn note_changes(&mut self, changed: io::Result<BTreeSet<Watched>>) {
         let root = Path::new(ROOT);
         let changed = changed.unwrap_or_else(|error| {
-            warn!("changes of sysctls by other processes cannot be followed, an audit finds them later: {error}");
+            warn!(name: "sysctl_not_followed", "changes of sysctls by other processes cannot be followed, an audit finds them later: {error}");
             self.watch = None;
             BTreeSet::new()
         });
@@ -174,7 +174,7 @@ impl Sysctls {
             match apply(Path::new(ROOT), name) {
                 Ok(changed) => {
                     for setting in changed {
-                        info!(interface = name, "{setting} set to 0");
+                        info!(name: "sysctl_set", interface = name, "{setting} set to 0");
                     }
                     self.settled.insert(name.clone(), *is);
                     self.failed.remove(name);
@@ -192,7 +192,7 @@ impl Sysctls {
 
     fn note(&mut self, name: &str, failure: String) {
         if self.failed.get(name) != Some(&failure) {
-            error!(
+            error!(name: "sysctl_failed",
                 interface = name,
                 "router advertisements, redirects or source routes from a site may be accepted: {failure}"
             );
@@ -214,9 +214,9 @@ fn set_all(settings: [&str; 2], otherwise: &str) {
             continue;
         }
         match fs::write(&path, "1") {
-            Ok(()) => info!("{setting} set to 1"),
+            Ok(()) => info!(name: "sysctl_set", "{setting} set to 1"),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => warn!("{setting} cannot be set to 1: {error}; {otherwise}"),
+            Err(error) => warn!(name: "sysctl_failed", "{setting} cannot be set to 1: {error}; {otherwise}"),
         }
     }
 }

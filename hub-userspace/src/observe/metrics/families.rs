@@ -6,7 +6,7 @@ use hub_common::Reason;
 use prometheus_client::{metrics::MetricType, registry::Unit};
 
 use super::{ConnectionScrape, ProcessScrape, Scrape, encode::Samples};
-use crate::datapath::Counters;
+use crate::{connection::state::Health, datapath::Counters};
 
 static BYTES: Unit = Unit::Bytes;
 static SECONDS: Unit = Unit::Seconds;
@@ -218,10 +218,12 @@ pub static FAMILIES: [Family; 41] = [
     })
     .of_connection(),
     Family::gauge("vpnhub_health_up", "1 if the health check passes, 0.5 if degraded, 0 otherwise.", |scrape, out| {
-        let value = |is_healthy| if is_healthy { 1.0 } else { 0.0 };
-        each(scrape, |found| {
-            found.health.iter().try_for_each(|health| out.real(&found.label(), value(health.is_healthy)))
-        })
+        let value = |state| match state {
+            Some(Health::Up | Health::Answers) => 1.0,
+            Some(Health::Degraded) => 0.5,
+            Some(Health::Down) | None => 0.0,
+        };
+        each(scrape, |found| found.health.iter().try_for_each(|health| out.real(&found.label(), value(health.state))))
     })
     .of_connection(),
     Family::gauge(

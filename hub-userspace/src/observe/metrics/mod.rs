@@ -11,7 +11,7 @@ pub use self::{
     families::{FAMILIES, Family, Kind},
     process::ProcessScrape,
 };
-use crate::datapath::Counters;
+use crate::{connection::state::Health, datapath::Counters};
 
 /// The numbers of one scrape.
 #[derive(Debug, Default)]
@@ -68,8 +68,9 @@ pub struct IkeScrape {
 
 #[derive(Debug, Clone, Copy)]
 pub struct HealthScrape {
-    pub is_healthy: bool,
-    /// Seconds, of the last reply; `None` while unhealthy.
+    /// `None` before the first result.
+    pub state: Option<Health>,
+    /// Seconds, of the last reply; `None` while there is none.
     pub round_trip: Option<f64>,
     pub sent: u64,
     /// Probes without a reply in time.

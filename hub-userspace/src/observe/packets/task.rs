@@ -101,7 +101,7 @@ impl Listeners {
         if self.slots.release(slot)
             && let Err(error) = tap.remove(slot)
         {
-            warn!("the kernel program still records packets, for some seconds: {error}");
+            warn!(name: "packet_records_failed", "the kernel program still records packets, for some seconds: {error}");
         }
     }
 
@@ -135,7 +135,7 @@ impl Listeners {
     /// Reports what the program has left out, and keeps it recording.
     fn tick(&mut self, tap: &mut PacketTap) {
         if let Err(error) = tap.renew() {
-            warn!("the kernel program stops recording packets: {error}");
+            warn!(name: "packet_records_failed", "the kernel program stops recording packets: {error}");
         }
         for listener in self.by_number.values_mut() {
             let Some((filter, _)) = self.slots.0[listener.slot as usize] else { continue };

@@ -345,8 +345,8 @@ fn directed_broadcast(net: Ipv4Net) -> Option<Ipv4Addr> {
 /// The members that carry a destination's traffic now, with their shares of it, in order of their names.
 ///
 /// Members with a weight above 0 that are up share the traffic in proportion to their weights. If none is up, the
-/// members of weight 0 that are up share it evenly. If none at all is up, the same applies to [`State::HoldDown`]:
-/// those probably work. Otherwise all members with a weight above 0 share it, because traffic must reach the tunnel to
+/// members of weight 0 that are up share it evenly. If none at all is up, the same applies to [`State::Degraded`], and
+/// then to [`State::HoldDown`]: those probably work. Otherwise all members with a weight above 0 share it, because traffic must reach the tunnel to
 /// trigger negotiation. Never falls through to a shorter prefix.
 pub fn active<'a>(members: &'a Members, states: &States) -> Vec<(&'a str, u32)> {
     let pick = |weighted: bool, usable: &[State]| {
@@ -359,8 +359,8 @@ pub fn active<'a>(members: &'a Members, states: &States) -> Vec<(&'a str, u32)> 
             .map(|(name, weight)| (name.as_str(), if weighted { u32::from(*weight) } else { 1 }))
             .collect::<Vec<_>>()
     };
-    let levels: [&[State]; 3] =
-        [&[State::Up], &[State::HoldDown], &[State::Up, State::HoldDown, State::Down, State::AdminDown]];
+    let any = [State::Up, State::Degraded, State::HoldDown, State::Down, State::AdminDown];
+    let levels: [&[State]; 4] = [&[State::Up], &[State::Degraded], &[State::HoldDown], &any];
     levels
         .into_iter()
         .flat_map(|usable| [pick(true, usable), pick(false, usable)])

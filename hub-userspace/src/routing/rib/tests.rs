@@ -30,6 +30,28 @@ fn held_down_member_carries_traffic_only_as_last_resort() {
 }
 
 #[test]
+fn degraded_member_carries_traffic_only_without_healthy_one() {
+    use State::{Degraded, Down, HoldDown, Up};
+    type Row<'a> = ([State; 3], &'a [(&'a str, u32)]);
+    let members = BTreeMap::from([("a".to_owned(), 75), ("b".to_owned(), 25), ("s".to_owned(), 0)]);
+    let table: [Row<'_>; 8] = [
+        ([Degraded, Up, Up], &[("b", 25)]),
+        ([Degraded, Degraded, Up], &[("s", 1)]),
+        ([Degraded, Down, Up], &[("s", 1)]),
+        // All degraded: as if none were.
+        ([Degraded, Degraded, Degraded], &[("a", 75), ("b", 25)]),
+        ([Degraded, Degraded, Down], &[("a", 75), ("b", 25)]),
+        ([Down, Down, Degraded], &[("s", 1)]),
+        ([Degraded, HoldDown, HoldDown], &[("a", 75)]),
+        ([Down, HoldDown, Degraded], &[("s", 1)]),
+    ];
+    for (states, expected) in table {
+        let named: States = ["a", "b", "s"].map(str::to_owned).into_iter().zip(states).collect();
+        assert_eq!(active(&members, &named), expected, "{states:?}");
+    }
+}
+
+#[test]
 fn lone_standby_when_down_still_gets_traffic() {
     let members = BTreeMap::from([("s".to_owned(), 0)]);
     assert_eq!(active(&members, &States::from([("s".to_owned(), State::Down)])), [("s", 1)]);

@@ -318,6 +318,7 @@ fn is_multicast(address: IpAddr) -> bool {
 fn state_name(state: Option<&State>) -> &'static str {
     match state {
         Some(State::Up) => "up",
+        Some(State::Degraded) => "degraded",
         Some(State::HoldDown | State::Down) | None => "down",
         Some(State::AdminDown) => "admin_down",
     }

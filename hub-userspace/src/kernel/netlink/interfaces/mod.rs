@@ -163,7 +163,7 @@ async fn run(
 
 fn log(problems: &Problems) {
     for problem in problems.values() {
-        warn!("{problem}");
+        warn!(name: "xfrm_interface_failed", "{problem}");
     }
 }
 
@@ -221,7 +221,7 @@ async fn try_to_bring_about(
 ) -> Result<Problems> {
     let found = read(requests).await?;
     for FoundInterface { name, .. } in found.iter().filter(|found| first && found.ours && stays(desired, found)) {
-        info!("xfrm interface {name} taken over from the previous agent");
+        info!(name: "xfrm_interface_adopted", "xfrm interface {name} taken over from the previous agent");
     }
     let mut problems = Problems::new();
     let steps = steps(desired, &found);

@@ -150,8 +150,10 @@ impl InterfaceStep {
 
     pub fn log(&self) {
         match self {
-            Self::Delete { name, .. } => info!("interface {name} removed"),
-            Self::Create { name, link } => info!("xfrm interface {name} created, if_id {}", link.if_id),
+            Self::Delete { name, .. } => info!(name: "xfrm_interface_removed", "interface {name} removed"),
+            Self::Create { name, link } => {
+                info!(name: "xfrm_interface_created", "xfrm interface {name} created, if_id {}", link.if_id);
+            }
             Self::Set { .. } => {}
             Self::SetMtu { name, mtu, .. } => debug!("MTU of interface {name} set to {mtu}"),
         }

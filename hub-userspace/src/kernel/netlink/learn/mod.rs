@@ -147,7 +147,7 @@ impl Follow {
                 () = sleep_until(wait), if due.is_some() => self.begin_reading(),
             };
             if let Err(error) = result {
-                warn!("the routing daemon's table cannot be read: {error:#}; next attempt in {} s", RETRY.as_secs());
+                warn!(name: "learned_table_unreadable", "the routing daemon's table cannot be read: {error:#}; next attempt in {} s", RETRY.as_secs());
                 self.reread = Some(Instant::now() + RETRY);
             }
         }
@@ -209,7 +209,7 @@ impl Follow {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
             Err(error) => {
                 if lost(&error) {
-                    warn!("changes of routes were lost; reading the routing daemon's table again");
+                    warn!(name: "learned_events_lost", "changes of routes were lost; reading the routing daemon's table again");
                 }
                 // The old socket still holds events from before the loss. A dump may be newer than they are.
                 self.resubscribe()?;

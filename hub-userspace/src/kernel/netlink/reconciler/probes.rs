@@ -21,7 +21,7 @@ pub async fn run(mut requests: Requests, mut asked: mpsc::UnboundedReceiver<(u32
     while asked.recv_many(&mut burst, BURST).await > 0 {
         for (ifindex, address) in burst.drain(..).collect::<BTreeSet<_>>() {
             if let Err(error) = probe(&mut requests, ifindex, address).await {
-                tracing::warn!(interface = ifindex, %address, "neighbour not resolved: {error:#}");
+                tracing::warn!(name: "neighbour_not_resolved", interface = ifindex, %address, "neighbour not resolved: {error:#}");
             }
         }
     }

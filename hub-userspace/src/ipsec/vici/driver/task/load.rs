@@ -111,7 +111,7 @@ impl DriverTask {
         let lacks = !per_cpu::has_per_cpu_sas(&version);
         if lacks {
             if self.lacks_per_cpu_sas.as_ref() != Some(&version) {
-                warn!("{}", per_cpu::missing(&version));
+                warn!(name: "per_cpu_sas_missing", "{}", per_cpu::missing(&version));
             }
             self.desired = mem::take(&mut self.desired).without_per_cpu_sas(&self.config);
         }
@@ -138,7 +138,7 @@ impl DriverTask {
     fn refused(&mut self, loaded: &Loaded, why: &str) {
         let problem = format!("strongSwan refuses {loaded}: {why}; {}", loaded.remedy());
         for name in self.desired.users(loaded) {
-            warn!(connection = name, "{problem}");
+            warn!(name: "connection_not_loaded", connection = name, "{problem}");
         }
         self.loaded.forget(loaded);
         self.refusals.0.insert(loaded.clone(), problem);
@@ -153,7 +153,7 @@ async fn unload(session: &mut Session, unload: Unload) -> Result<(), SessionErro
             let unload = Message::default().with("name", &name);
             tolerate(session.request("unload-conn", &unload).await)?;
             let shown = connection_of(&name).unwrap_or(&name).to_owned();
-            info!(connection = shown, "its SAs are closed: its [ipsec] section was removed");
+            info!(name: "sa_closed", connection = shown, "its SAs are closed: its [ipsec] section was removed");
             let terminate = Message::default().with("ike", name).with("timeout", "-1");
             // There may be no SA to terminate.
             match session.request("terminate", &terminate).await {
@@ -168,7 +168,7 @@ async fn unload(session: &mut Session, unload: Unload) -> Result<(), SessionErro
 fn tolerate(result: Result<Message, SessionError>) -> Result<(), SessionError> {
     match result {
         Err(error) if error.is_refusal() => {
-            warn!("{error}");
+            warn!(name: "strongswan_load_failed", "{error}");
             Ok(())
         }
         result => result.map(drop),

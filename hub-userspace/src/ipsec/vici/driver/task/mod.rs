@@ -158,7 +158,7 @@ impl DriverTask {
                 Err(error) => unreachable(&socket, &error),
             };
             if self.lost.is_none() {
-                warn!("{error}; trying again");
+                warn!(name: "strongswan_failed", "{error}; trying again");
             }
             let since = self.lost.as_ref().map_or_else(Instant::now, |(since, _)| *since);
             // Report the latest error: "not running" is more useful than "connection closed".
@@ -254,7 +254,7 @@ impl DriverTask {
         self.clean(session).await?;
         // Before loading, which takes seconds for thousands of connections: the agent needs the existing SAs.
         self.look(session).await?;
-        info!("strongSwan answers on {}", socket.display());
+        info!(name: "strongswan_connected", "strongSwan answers on {}", socket.display());
         self.lost = None;
         self.heard = true;
         self.rush = Rush::begin(self.initiated(), Instant::now());

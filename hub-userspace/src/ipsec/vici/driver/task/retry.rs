@@ -89,7 +89,7 @@ impl DriverTask {
         for (command, message) in commands {
             match session.request(command, &message).await {
                 Err(error) if error.is_refusal() => {
-                    warn!(connection = name, "{error}");
+                    warn!(name: "initiation_failed", connection = name, "{error}");
                     return Ok(Err(error.to_string()));
                 }
                 result => _ = result?,

@@ -145,7 +145,7 @@ impl ReconcilerTask {
                 self.others.watch = Watch::open(self.requests.port()).ok();
                 if !failed_before && reopened.is_ok() {
                     failed_before = true;
-                    warn!("{error:#}; reading all routes again");
+                    warn!(name: "routes_reread", "{error:#}; reading all routes again");
                     continue;
                 }
                 self.give_up(&error);
@@ -172,7 +172,7 @@ impl ReconcilerTask {
         let is_disturbed = match changes {
             Ok(changes) => self.begun && changes.iter().any(|change| self.concerns(change)),
             Err(error) => {
-                warn!("changes of routes by other processes cannot be followed, an audit finds them later: {error}");
+                warn!(name: "routes_not_followed", "changes of routes by other processes cannot be followed, an audit finds them later: {error}");
                 self.others.watch = None;
                 true
             }
@@ -274,7 +274,7 @@ impl ReconcilerTask {
         self.neighbours.due = true;
         if self.others.is_restoring && self.routes.is_due() {
             let routes = self.routes.due();
-            warn!(routes, "another process changed or removed routes of the agent: the agent restores them");
+            warn!(name: "routes_disturbed", routes, "another process changed or removed routes of the agent: the agent restores them");
         }
         Ok(())
     }
@@ -375,7 +375,7 @@ impl ReconcilerTask {
 
     fn give_up(&mut self, error: &anyhow::Error) {
         if self.settling.is_empty() {
-            error!("the kernel's routes cannot be reconciled: {error:#}");
+            error!(name: "routes_not_reconciled", "the kernel's routes cannot be reconciled: {error:#}");
         }
         for answer in self.settling.drain(..) {
             let _ = answer.send(Err(anyhow!("{error:#}")));

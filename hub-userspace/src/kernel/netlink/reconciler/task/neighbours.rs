@@ -73,7 +73,7 @@ impl ReconcilerTask {
         let difference = existing.neighbours_to(&self.neighbours.desired);
         if std::mem::take(&mut self.others.is_restoring) && !difference.to_set.is_empty() {
             let neighbours = difference.to_set.len();
-            warn!(neighbours, "another process changed or removed neighbours of the agent: the agent restores them");
+            warn!(name: "neighbours_disturbed", neighbours, "another process changed or removed neighbours of the agent: the agent restores them");
         }
         self.neighbours.due = false;
         self.neighbours.to_delete = difference.to_delete;
