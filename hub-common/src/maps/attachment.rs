@@ -27,6 +27,10 @@ impl Attachment {
     pub const ETHERNET: u16 = 1;
     /// The entry is in use. Unused elements of the array do not have it.
     pub const PRESENT: u16 = 4;
+    /// There are policy routes for IPv4. Without the flag, `POLICY_ROUTES` is not looked up.
+    pub const POLICY_ROUTES_V4: u16 = 8;
+    /// The same for IPv6.
+    pub const POLICY_ROUTES_V6: u16 = 16;
     /// Value of an unused element.
     pub const NONE: Self = Self { scope: 0, connection: 0, mac: [0; 6], flags: 0, translations: 0 };
 }

@@ -39,6 +39,11 @@ pub const VPC_SEGMENT: u32 = 0;
 /// it.
 pub const SHARED_SCOPE: u32 = 1 << 13;
 
+/// Scopes in `REMOTES` of the source and the destination prefixes of policy routes. [`Remote::policy`] is the prefix's
+/// number, a half of a [`PolicyPair`](super::PolicyPair).
+pub const POLICY_SOURCES: u32 = SHARED_SCOPE + MAX_CONNECTIONS;
+pub const POLICY_DESTINATIONS: u32 = POLICY_SOURCES + 1;
+
 /// Policy that admits every local address. [`Remote::connection`] is the packet's connection, and `LOCALS` is not
 /// looked up.
 pub const ANY_LOCAL: u32 = 0;
@@ -123,7 +128,7 @@ impl Rule {
 pub type Rules = [Rule; RULES_PER_ENTRY];
 
 const _: () = {
-    assert!(VPC + 1 + MAX_CONNECTIONS <= SHARED_SCOPE && SHARED_SCOPE + MAX_CONNECTIONS <= POLICY_COLUMN);
+    assert!(VPC + 1 + MAX_CONNECTIONS <= SHARED_SCOPE && POLICY_DESTINATIONS < POLICY_COLUMN);
     assert!(VPC + 1 + MAX_CONNECTIONS <= 1 << SEGMENT_SHIFT && SEGMENTS << SEGMENT_SHIFT <= NO_REVERSE_PATH);
     assert!(SEGMENTS == u64::BITS && owner(UNATTRIBUTED, VPC_SEGMENT) == UNATTRIBUTED);
     assert!(size_of::<Scoped<[u8; 4]>>() == 8);

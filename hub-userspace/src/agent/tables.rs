@@ -74,12 +74,18 @@ impl World {
         let egress = if recompiled.policy.is_all() { &recompiled.policy } else { egress };
         let affected = self.rib.affected_groups(egress, true);
         let compiled = fib::egress_tables(self.inputs(), &self.rib, ids, &affected)?;
-        let any = self.rib.changed().len() > 0;
+        // They depend on the configuration and the numbers of connections.
+        let policy_routes = match recompiled.policy.is_all() {
+            true => Some(fib::policy_route_tables(&self.rib, ids)?),
+            false => None,
+        };
+        let any = self.rib.has_changed();
         // `make_mut` copies the RIB while a snapshot uses it: avoided when nothing has changed.
         let routes = if any { Arc::make_mut(&mut self.rib).take_changed() } else { BTreeSet::new() };
         let neighbours = neighbours.then_some(&self.neighbours);
         let routes_to = compiled.routes(&self.rib, &routes);
-        let writes = self.tables.writes_to(policy.as_ref(), neighbours, &compiled.entries, routes_to);
+        let writes =
+            self.tables.writes_to(policy.as_ref(), neighbours, &compiled.entries, policy_routes.as_ref(), routes_to);
         if let Some(PolicyEntries { truncated, regions, obsolete, .. }) = policy {
             let is_compiled = |scope, remote| regions.iter().any(|region| region.contains(scope, remote));
             self.truncated.retain(|(scope, remote), _| obsolete.is_some() && !is_compiled(*scope, *remote));
@@ -106,9 +112,13 @@ impl World {
             if !recompiled.policy.is_empty() {
                 self.ids.policy.end();
             }
+            if recompiled.policy.is_all() {
+                self.ids.policy_routes.end();
+            }
             if all {
                 self.ids.egress.end();
             }
+            self.follow_policy_rules(effects);
             if retired != 0 && self.ids.policy.segments.retiring() == 0 {
                 // No sender has these numbers any more: next hops must not admit them, before they are reused.
                 self.pending.egress = Affected::All;
@@ -121,6 +131,14 @@ impl World {
         }
         // After a failure, a retry may need the memory of the entries replaced so far.
         self.begin_release(effects);
+    }
+
+    /// Updates the kernel's rules for policy routes.
+    fn follow_policy_rules(&mut self, effects: &mut Vec<Effect>) {
+        let mut routes = mem::take(&mut self.routes);
+        let connections = &self.ids.policy.connections;
+        routes.follow_policy_rules(self.inputs(), &self.rib, |name| connections.get(name), effects);
+        self.routes = routes;
     }
 
     /// Schedules another write of the tables.

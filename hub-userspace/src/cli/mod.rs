@@ -8,6 +8,7 @@ mod keys;
 mod objects;
 mod packets;
 mod pcapng;
+mod policy_routes;
 mod status;
 mod store;
 pub mod table;
@@ -35,6 +36,7 @@ use self::{
     background::{notify, reload_on, report_suppressed},
     objects::{ConnectionCommand, CustomerGatewayCommand, RouteCommand, SegmentCommand},
     packets::{CaptureArgs, MonitorArgs},
+    policy_routes::PolicyRouteCommand,
     store::StoreCommand,
     trace::TraceArguments,
 };
@@ -132,6 +134,9 @@ enum Command {
     /// Destination routes.
     #[command(subcommand)]
     Route(RouteCommand),
+    /// Policy routes: by source and destination, before all destination routes.
+    #[command(subcommand)]
+    PolicyRoute(PolicyRouteCommand),
     /// Connections and their administrative state.
     #[command(subcommand)]
     Connection(ConnectionCommand),
@@ -251,6 +256,7 @@ async fn execute(cli: Cli) -> Result<ExitCode> {
         }
         Command::Trace(arguments) => trace::run(&client, arguments, cli.output).await?,
         Command::Route(command) => objects::route(command, &client, cli.output).await?,
+        Command::PolicyRoute(command) => policy_routes::run(command, &client, cli.output).await?,
         Command::Connection(command) => objects::connection(command, &client, cli.output).await?,
         Command::Segment(command) => objects::segment(command, &client, cli.output).await?,
         Command::CustomerGateway(command) => objects::customer_gateway(command, &client, cli.output).await?,

@@ -7,6 +7,7 @@ use super::{
         MetricsDraft, RouteDraft, SegmentDraft, UnderlayDraft, VpcDraft,
     },
     ipsec::{EspDraft, IkeDraft, IpsecDraft},
+    policy_routes::PolicyRouteDraft,
     section::List,
     translate::{TranslateDraft, TranslationDraft},
 };
@@ -65,9 +66,9 @@ macro_rules! relocate {
 }
 
 relocate! {
-    Draft { include, gateway, dataplane, metrics, learn, vpc, underlays, segments, customer_gateways, connections, routes } but {}
+    Draft { include, gateway, dataplane, metrics, learn, vpc, underlays, segments, customer_gateways, connections, routes, policy_routes } but {}
     GatewayDraft {
-        name, max_connections, spoke_to_spoke, allow_default_route, address, vici_socket, services
+        name, max_connections, max_policy_routes, spoke_to_spoke, allow_default_route, address, vici_socket, services
     } but { may_have_address }
     DataplaneDraft { lookup, lookup_memory, on_stop, mark } but {}
     MetricsDraft { listen } but {}
@@ -84,6 +85,7 @@ relocate! {
     TranslationDraft { site, hub } but { number }
     HealthCheckDraft { source, destination, interval, retries } but {}
     RouteDraft { at, destination, next_hop, weight, publish } but { number }
+    PolicyRouteDraft { at, source, destination, next_hop, priority, weight, publish } but { number }
     IpsecDraft {
         at, psk_file, certificate, private_key, ca, start, encap, if_id, create_interface, interface_mtu, dpd_delay,
         allow_weak, ike, esp

@@ -20,7 +20,10 @@ pub(super) use self::translation::NO_TRANSLATIONS;
 pub use self::uses::Uses;
 use super::inputs::Inputs;
 use crate::{
-    config::model::{Connection, MssClamp, ReversePath},
+    config::{
+        model::{Connection, MssClamp, ReversePath},
+        policy_routes::PolicyRoute,
+    },
     connection::affected::Affected,
     fib::{
         id_allocator::Full,
@@ -241,7 +244,8 @@ impl<'a> PolicyCompiler<'a> {
     }
 
     fn attach(&mut self, link: &Link, scope: u32, connection: u32, translations: u32) {
-        let flags = Attachment::PRESENT | if link.ethernet { Attachment::ETHERNET } else { 0 };
+        let ethernet = if link.ethernet { Attachment::ETHERNET } else { 0 };
+        let flags = Attachment::PRESENT | ethernet | policy_routes(&self.inputs.config.policy_routes);
         let attachment = Attachment { scope, connection, mac: link.mac.unwrap_or_default(), flags, translations };
         self.entries.tables.attachments.insert(link.index, attachment);
     }
@@ -315,6 +319,14 @@ impl<'a> PolicyCompiler<'a> {
     }
 }
 
+/// The flags of attachments for policy routes.
+fn policy_routes(routes: &[PolicyRoute]) -> u16 {
+    routes.iter().fold(0, |flags, route| match route.source {
+        IpNet::V4(_) => flags | Attachment::POLICY_ROUTES_V4,
+        IpNet::V6(_) => flags | Attachment::POLICY_ROUTES_V6,
+    })
+}
+
 /// The MSS limits of a connection or the VPC on a link.
 fn mss_limits(clamp: MssClamp, link: Option<&Link>) -> MssLimits {
     match clamp {
@@ -382,6 +394,6 @@ impl<A: Ord> FamilyMaps<A> {
 }
 
 /// A prefix within a scope.
-fn scoped<A>(scope: u32, address: A, length: u8) -> Prefix<Scoped<A>> {
+pub(super) fn scoped<A>(scope: u32, address: A, length: u8) -> Prefix<Scoped<A>> {
     Prefix { data: Scoped::new(scope, address), length: SCOPE_BITS as u8 + length }
 }

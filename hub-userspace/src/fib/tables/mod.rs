@@ -9,8 +9,8 @@ use std::{
 };
 
 use hub_common::maps::{
-    Attachment, GroupMember, GroupRecord, LinkAddress, Local, MssLimits, Neighbour, NextHop, Remote, Route, Rules,
-    Scoped, Translations, Vlan,
+    Attachment, GroupMember, GroupRecord, LinkAddress, Local, MssLimits, Neighbour, NextHop, PolicyPair, Remote, Route,
+    Rules, Scoped, Translations, Vlan,
 };
 use ipnet::IpNet;
 
@@ -22,6 +22,7 @@ pub struct Tables {
     pub policy: PolicyTables,
     pub neighbours: NeighbourTable,
     pub egress: EgressTables,
+    pub policy_routes: PolicyRouteTables,
 }
 
 /// Link addresses of directly reached hosts.
@@ -102,6 +103,14 @@ impl<A> Default for FamilyMaps<A> {
     fn default() -> Self {
         Self { remotes: BTreeMap::new(), locals: BTreeMap::new() }
     }
+}
+
+/// Policy routes. Those of each family have their own scopes among the remote prefixes of selectors.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PolicyRouteTables {
+    pub v4: BTreeMap<Prefix<Scoped<[u8; 4]>>, Remote>,
+    pub v6: BTreeMap<Prefix<Scoped<[u8; 16]>>, Remote>,
+    pub pairs: BTreeMap<PolicyPair, Route>,
 }
 
 /// The egress maps, small regardless of the number of routes. A failure changes only these.

@@ -10,14 +10,14 @@ use std::{
 };
 
 use hub_common::maps::{
-    Attachment, GROUP_BUCKETS, GroupMember, GroupRecord, LinkAddress, Local, MssLimits, Neighbour, NextHop, Remote,
-    Route, Rules, Scoped, Translations, Vlan,
+    Attachment, GROUP_BUCKETS, GroupMember, GroupRecord, LinkAddress, Local, MssLimits, Neighbour, NextHop, PolicyPair,
+    Remote, Route, Rules, Scoped, Translations, Vlan,
 };
 use ipnet::IpNet;
 
 use super::{
     EgressEntries, EgressTables, FamilyMaps, NeighbourTable, Obsolete, ObsoleteEntries, ObsoleteKeys, PolicyEntries,
-    PolicyTables, Prefix, RouteChanges, Tables,
+    PolicyRouteTables, PolicyTables, Prefix, RouteChanges, Tables,
 };
 use crate::fib::diff::{MapDifference, difference, partial_difference};
 
@@ -45,6 +45,10 @@ pub enum Write {
     LocalsV6(MapChanges<Prefix<Scoped<[u8; 16]>>, Local>),
     RemotesV6(MapChanges<Prefix<Scoped<[u8; 16]>>, Remote>),
     Routes(MapChanges<IpNet, Route>),
+    PolicyPairs(MapChanges<PolicyPair, Route>),
+    /// Of policy routes, in the maps of the remote prefixes of selectors.
+    PolicyPrefixesV4(MapChanges<Prefix<Scoped<[u8; 4]>>, Remote>),
+    PolicyPrefixesV6(MapChanges<Prefix<Scoped<[u8; 16]>>, Remote>),
     Vlans(MapChanges<Vlan, u32>),
     Attachments(MapChanges<u32, Attachment>),
 }
@@ -63,9 +67,10 @@ impl Write {
             Self::Links(changes) => changes.len(),
             Self::PortRules(changes) => changes.len(),
             Self::LocalsV4(changes) => changes.len(),
-            Self::RemotesV4(changes) => changes.len(),
+            Self::RemotesV4(changes) | Self::PolicyPrefixesV4(changes) => changes.len(),
             Self::LocalsV6(changes) => changes.len(),
-            Self::RemotesV6(changes) => changes.len(),
+            Self::RemotesV6(changes) | Self::PolicyPrefixesV6(changes) => changes.len(),
+            Self::PolicyPairs(changes) => changes.len(),
             Self::Routes(changes) => changes.len(),
             Self::Vlans(changes) => changes.len(),
             Self::Attachments(changes) => changes.len(),
@@ -84,6 +89,7 @@ impl Tables {
         policy: Option<&PolicyEntries>,
         neighbours: Option<&NeighbourTable>,
         egress: &EgressEntries,
+        policy_routes: Option<&PolicyRouteTables>,
         routes: RouteChanges,
     ) -> Vec<Write> {
         let members = self.egress.difference_to(egress).members;
@@ -92,6 +98,8 @@ impl Tables {
         let policy = policy.map(|policy| PolicyDifference::between(&self.policy, policy)).unwrap_or_default();
         let [before, after, last] = policy.puts();
         let [first, deleted, finally] = policy.deletes();
+        let [new_policy_routes, old_policy_routes] =
+            policy_routes.map(|new| self.policy_routes.writes_to(new)).unwrap_or_default();
         let parts = [
             before,
             vec![Write::GroupMembers(puts(&members))],
@@ -99,9 +107,11 @@ impl Tables {
             vec![Write::Neighbours(puts(&neighbours))],
             after,
             vec![Write::Routes(new_routes)],
+            new_policy_routes,
             last,
             // From here on only deletions.
             first,
+            old_policy_routes,
             vec![Write::Routes(old_routes)],
             deleted,
             vec![Write::GroupMembers(deletes(&members)), Write::Neighbours(deletes(&neighbours))],
@@ -134,7 +144,7 @@ impl Tables {
 
     /// Records that the first `count` entries of a write are in the map.
     pub fn note(&mut self, write: &Write, count: usize) {
-        let Self { policy, neighbours, egress } = self;
+        let Self { policy, neighbours, egress, policy_routes } = self;
         match write {
             Write::Connections(changes) => note(&mut policy.connections, changes, count),
             Write::Ports(changes) => note(&mut policy.ports, changes, count),
@@ -152,9 +162,34 @@ impl Tables {
             Write::LocalsV6(changes) => note(&mut policy.v6.locals, changes, count),
             Write::RemotesV6(changes) => note(&mut policy.v6.remotes, changes, count),
             Write::Routes(_) => {}
+            Write::PolicyPairs(changes) => note(&mut policy_routes.pairs, changes, count),
+            Write::PolicyPrefixesV4(changes) => note(&mut policy_routes.v4, changes, count),
+            Write::PolicyPrefixesV6(changes) => note(&mut policy_routes.v6, changes, count),
             Write::Vlans(changes) => note(&mut policy.vlans, changes, count),
             Write::Attachments(changes) => note(&mut policy.attachments, changes, count),
         }
+    }
+}
+
+impl PolicyRouteTables {
+    /// New entries, then the deletions. A prefix refers to its pairs.
+    fn writes_to(&self, new: &Self) -> [Vec<Write>; 2] {
+        let (v4, v6) = (difference(&self.v4, &new.v4), difference(&self.v6, &new.v6));
+        let mut pairs = difference(&self.pairs, &new.pairs);
+        // A destination has an entry of its own before the route for the other ones changes.
+        pairs.puts.sort_by_key(|(pair, _)| pair.destination == 0);
+        [
+            vec![
+                Write::PolicyPairs(puts(&pairs)),
+                Write::PolicyPrefixesV4(puts(&v4)),
+                Write::PolicyPrefixesV6(puts(&v6)),
+            ],
+            vec![
+                Write::PolicyPrefixesV6(deletes(&v6)),
+                Write::PolicyPrefixesV4(deletes(&v4)),
+                Write::PolicyPairs(deletes(&pairs)),
+            ],
+        ]
     }
 }
 
