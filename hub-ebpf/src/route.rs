@@ -2,7 +2,7 @@
 
 use hub_common::{
     Reason,
-    maps::{Attachment, GroupMember, NextHop, POLICY_DESTINATIONS, POLICY_SOURCES, PolicyPair, VPC},
+    maps::{Attachment, GroupMember, NextHop, PolicyPair, VPC, policy_sources},
 };
 
 use crate::{
@@ -30,8 +30,9 @@ pub fn policy<A: Address, T: Tables<A>>(
     if attachment.flags & A::POLICY_ROUTES == 0 {
         return route;
     }
-    let Some(source) = pair.tables.remote(pair.source, POLICY_SOURCES) else { return route };
-    let Some(destination) = pair.tables.remote(pair.destination, POLICY_DESTINATIONS) else { return route };
+    let scope = policy_sources(Attachment::policy_generation(attachment.flags));
+    let Some(source) = pair.tables.remote(pair.source, scope) else { return route };
+    let Some(destination) = pair.tables.remote(pair.destination, scope + 1) else { return route };
     let pair = PolicyPair { source: source.policy, destination: destination.policy };
     let found = match policy_route(pair) {
         None if source.connection != 0 => policy_route(PolicyPair::other(source.policy)),

@@ -12,7 +12,7 @@
 //! ROUTES[source]              longest prefix   -> Route: must lead back to that connection (reverse path)
 //! GROUP_MEMBERS[first_bucket, connection]      (only where the route has several next hops)
 //! ROUTES[destination]         longest prefix   -> Route { first_bucket, bucket_mask, flags }
-//! REMOTES[POLICY_SOURCES, source], REMOTES[POLICY_DESTINATIONS, destination] -> numbers (only with policy routes)
+//! REMOTES[generation, source], REMOTES[generation + 1, destination] -> numbers  (only with policy routes)
 //! POLICY_ROUTES[numbers]                       -> Route, instead of the destination's
 //! BUCKETS[first_bucket + (flow hash & mask)]   -> index into NEXT_HOPS
 //! NEXT_HOPS[index]                             -> NextHop { port, MACs, MTU, scope, .. }
@@ -34,7 +34,7 @@ mod routing;
 mod translation;
 
 pub use self::{
-    attachment::{Attachment, MAX_CONNECTIONS, NEAR_INTERFACES, Vlan, link},
+    attachment::{Attachment, MAX_CONNECTIONS, NEAR_INTERFACES, POLICY_GENERATIONS, Vlan, link},
     capture::{
         CAPTURE_BURST, CAPTURE_FILTERS, CAPTURE_INTERVAL, CAPTURE_OUTCOMES, CAPTURE_RARE, CAPTURE_RING_BYTES,
         CaptureFilter, CaptureLimit, CapturePrefix, CaptureRecord, CaptureSwitch, FORWARDED, MAX_SNAPLEN,
@@ -42,8 +42,8 @@ pub use self::{
     counters::{ConnectionRecord, GroupRecord, NAME_BYTES, Refusals, Traffic, UNATTRIBUTED, VPC},
     policy::{
         ADMITS_NOTHING, ANY_LOCAL, Local, MAX_PORT_RULES, MAX_PREFIXES, NO_PORT_RULES, NO_REVERSE_PATH,
-        POLICY_DESTINATIONS, POLICY_SOURCES, RULES_PER_ENTRY, Remote, Rule, Rules, SCOPE_BITS, SEGMENTS, SHARED_SCOPE,
-        Scoped, VPC_SEGMENT, owner, segment_of, slot_of,
+        RULES_PER_ENTRY, Remote, Rule, Rules, SCOPE_BITS, SEGMENTS, SHARED_SCOPE, Scoped, VPC_SEGMENT, owner,
+        policy_sources, segment_of, slot_of,
     },
     routing::{
         BUCKET_INDEX, GROUP_BUCKETS, GroupMember, LinkAddress, MAX_BUCKETS, MAX_GROUP_MEMBERS, MAX_NEIGHBOURS,

@@ -63,7 +63,7 @@ impl World {
 
     fn compile(&mut self, recompiled: &Recompiled, ids: &mut IdMaps) -> Result<Vec<Write>, Full> {
         let Recompiled { policy, addressed, neighbours, egress, attach: _ } = recompiled;
-        let policy = match policy.is_empty() && addressed.is_empty() {
+        let mut policy = match policy.is_empty() && addressed.is_empty() {
             true => None,
             false => Some(fib::policy_tables(self.inputs(), ids, policy, addressed, &self.tables.policy)?),
         };
@@ -76,16 +76,19 @@ impl World {
         let compiled = fib::egress_tables(self.inputs(), &self.rib, ids, &affected)?;
         // They depend on the configuration and the numbers of connections.
         let policy_routes = match recompiled.policy.is_all() {
-            true => Some(fib::policy_route_tables(&self.rib, ids)?),
+            true => Some(self.tables.next_policy_routes(|number| fib::policy_route_tables(&self.rib, ids, number))?),
             false => None,
         };
+        if let (Some(policy), Some((generation, _))) = (&mut policy, &policy_routes) {
+            policy.set_policy_generation(*generation);
+        }
+        let policy_routes = policy_routes.as_ref().map(|(generation, tables)| (*generation, tables));
         let any = self.rib.has_changed();
         // `make_mut` copies the RIB while a snapshot uses it: avoided when nothing has changed.
         let routes = if any { Arc::make_mut(&mut self.rib).take_changed() } else { BTreeSet::new() };
         let neighbours = neighbours.then_some(&self.neighbours);
         let routes_to = compiled.routes(&self.rib, &routes);
-        let writes =
-            self.tables.writes_to(policy.as_ref(), neighbours, &compiled.entries, policy_routes.as_ref(), routes_to);
+        let writes = self.tables.writes_to(policy.as_ref(), neighbours, &compiled.entries, policy_routes, routes_to);
         if let Some(PolicyEntries { truncated, regions, obsolete, .. }) = policy {
             let is_compiled = |scope, remote| regions.iter().any(|region| region.contains(scope, remote));
             self.truncated.retain(|(scope, remote), _| obsolete.is_some() && !is_compiled(*scope, *remote));
@@ -111,9 +114,6 @@ impl World {
             let retired = self.ids.policy.segments.retiring();
             if !recompiled.policy.is_empty() {
                 self.ids.policy.end();
-            }
-            if recompiled.policy.is_all() {
-                self.ids.policy_routes.end();
             }
             if all {
                 self.ids.egress.end();
@@ -163,6 +163,11 @@ impl World {
         self.is_releasing = false;
         self.ids.release();
         effects.push(Effect::Release);
+        let unused = self.tables.writes_of_unused_policy_routes();
+        if !unused.is_empty() {
+            self.writing = Some(Writing { routes: BTreeSet::new(), recompiled: Recompiled::default(), all: false });
+            effects.push(Effect::Write(unused));
+        }
         self.begin_release(effects);
     }
 

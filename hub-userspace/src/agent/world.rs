@@ -299,7 +299,7 @@ impl World {
         } else {
             fib::policy_tables(inputs, ids, &Affected::All, &BTreeSet::new(), &self.tables.policy)
                 .and_then(|_| fib::egress_tables(inputs, rib, ids, &AffectedGroups::All))
-                .and_then(|_| fib::policy_route_tables(rib, ids).map(drop))
+                .and_then(|_| fib::policy_route_tables(rib, ids, 0).map(drop))
         };
         rib.follow(&self.config, &self.host);
         rib.change(&routes.inverse());

@@ -41,7 +41,7 @@ pub fn egress_tables(
     layout: &mut IdMaps,
     affected: &AffectedGroups,
 ) -> Result<CompiledEgress, Full> {
-    let IdMaps { policy, egress, policy_routes: _ } = layout;
+    let IdMaps { policy, egress } = layout;
     let slot = |name: &String| policy.connections.get(name);
     // In a fixed order, so that equal input gives equal ids.
     let groups: BTreeSet<&Arc<Members>> = match affected {

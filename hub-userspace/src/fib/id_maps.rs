@@ -22,7 +22,6 @@ use crate::{
         id_allocator::{DeferredFree, Full, IdAllocator},
         old_group::{OldGroup, record},
         policy::Uses,
-        policy_routes::PolicyRouteIds,
         segment_ids::SegmentIds,
     },
     policy::selectors::Policy,
@@ -54,7 +53,6 @@ const CONNECTION_SLOTS: Range<u32> = VPC + 1..VPC + 1 + MAX_CONNECTIONS;
 pub struct IdMaps {
     pub policy: IngressLayout,
     pub egress: EgressIds,
-    pub policy_routes: PolicyRouteIds,
 }
 
 /// Ids of the entries of [`crate::fib::tables::PolicyTables`].
@@ -156,8 +154,8 @@ impl IdMaps {
     }
 
     /// All allocators.
-    fn all(&mut self) -> [&mut dyn DeferredFree; 11] {
-        let Self { policy, egress, policy_routes } = self;
+    fn all(&mut self) -> [&mut dyn DeferredFree; 10] {
+        let Self { policy, egress } = self;
         [
             &mut policy.connections,
             &mut policy.scopes,
@@ -169,7 +167,6 @@ impl IdMaps {
             &mut egress.next_hops,
             &mut egress.routers,
             &mut egress.shared,
-            policy_routes,
         ]
     }
 

@@ -5,72 +5,29 @@ use std::{
     sync::Arc,
 };
 
-use hub_common::maps::{
-    GROUP_BUCKETS, MAX_POLICY_PAIRS, POLICY_DESTINATIONS, POLICY_SOURCES, PolicyPair, Remote, Route,
-};
+use hub_common::maps::{GROUP_BUCKETS, MAX_POLICY_PAIRS, PolicyPair, Remote, Route, policy_sources};
 use ipnet::IpNet;
 
-use super::{
-    id_allocator::{DeferredFree, Full, IdAllocator},
-    id_maps::IdMaps,
-    policy::scoped,
-    tables::PolicyRouteTables,
-};
+use super::{id_allocator::Full, id_maps::IdMaps, policy::scoped, tables::PolicyRouteTables};
 use crate::{
     config::policy_routes::PolicyKey,
     routing::rib::{Members, Rib},
 };
 
-/// Combinations in use; while they change, those before exist as well.
+/// Combinations of a generation; while they change, those of another one exist as well.
 const MAX_PAIRS: usize = MAX_POLICY_PAIRS as usize / 2;
+/// Numbers of a generation are this many bits long.
+pub const GENERATION_SHIFT: u32 = 24;
 
-/// Numbers of the prefixes, halves of a [`PolicyPair`].
-#[derive(Debug, Clone)]
-pub struct PolicyRouteIds {
-    sources: IdAllocator<IpNet>,
-    destinations: IdAllocator<IpNet>,
-}
-
-impl Default for PolicyRouteIds {
-    fn default() -> Self {
-        // 0 is the destination of PolicyPair::other.
-        let numbers = 1..1 << 16;
-        Self {
-            sources: IdAllocator::new("sources of policy routes", numbers.clone()),
-            destinations: IdAllocator::new("destinations of policy routes", numbers),
-        }
-    }
-}
-
-impl PolicyRouteIds {
-    /// The tables are written.
-    pub fn end(&mut self) {
-        self.sources.end();
-        self.destinations.end();
-    }
-}
-
-impl DeferredFree for PolicyRouteIds {
-    fn begin_release(&mut self) -> bool {
-        let sources = self.sources.begin_release();
-        self.destinations.begin_release() || sources
-    }
-
-    fn release(&mut self) {
-        self.sources.release();
-        self.destinations.release();
-    }
-}
-
-/// Compiles all policy routes, after the groups of their next hops. Unused ids are quarantined by
-/// [`PolicyRouteIds::end`]; call it once the tables are written.
+/// Compiles a generation of the policy routes, after the groups of their next hops.
 ///
 /// # Errors
 /// When there are too many combinations.
-pub fn policy_route_tables(rib: &Rib, ids: &mut IdMaps) -> Result<PolicyRouteTables, Full> {
-    let IdMaps { policy, egress, policy_routes: numbers } = ids;
-    numbers.sources.begin();
-    numbers.destinations.begin();
+pub fn policy_route_tables(rib: &Rib, ids: &IdMaps, generation: u32) -> Result<PolicyRouteTables, Full> {
+    let IdMaps { policy, egress } = ids;
+    let scope = policy_sources(generation);
+    // Unique in all generations and both families.
+    let mut numbers = (generation << GENERATION_SHIFT) + 1..;
     let mut tables = PolicyRouteTables::default();
     let route = |members: &Arc<Members>| match egress.first_bucket(members) {
         Some(first_bucket) => Route { first_bucket, bucket_mask: GROUP_BUCKETS as u16 - 1, flags: 0 },
@@ -94,12 +51,12 @@ pub fn policy_route_tables(rib: &Rib, ids: &mut IdMaps) -> Result<PolicyRouteTab
         let destinations: Vec<IpNet> = destinations.into_iter().collect();
         let mut columns = Vec::with_capacity(destinations.len());
         for destination in &destinations {
-            let number = numbers.destinations.take(*destination)?;
-            insert(&mut tables, POLICY_DESTINATIONS, *destination, Remote { policy: number, connection: 0 });
+            let number = numbers.next().unwrap_or_default();
+            insert(&mut tables, scope + 1, *destination, Remote { policy: number, connection: 0 });
             columns.push(number);
         }
         for source in sources {
-            let number = numbers.sources.take(source)?;
+            let number = numbers.next().unwrap_or_default();
             let row = row(source, &destinations, &policies);
             let other = most_common(&row);
             for (destination, route) in columns.iter().zip(&row) {
@@ -112,7 +69,7 @@ pub fn policy_route_tables(rib: &Rib, ids: &mut IdMaps) -> Result<PolicyRouteTab
                 tables.pairs.insert(PolicyPair::other(number), other);
             }
             let connection = u32::from(other.is_some());
-            insert(&mut tables, POLICY_SOURCES, source, Remote { policy: number, connection });
+            insert(&mut tables, scope, source, Remote { policy: number, connection });
             if tables.pairs.len() > MAX_PAIRS {
                 return Err(Full::new("combinations of prefixes of policy routes", MAX_PAIRS));
             }
@@ -175,7 +132,7 @@ fn insert(tables: &mut PolicyRouteTables, scope: u32, prefix: IpNet, value: Remo
 
 #[cfg(test)]
 mod tests {
-    use rand::{RngExt as _, SeedableRng as _, rngs::SmallRng};
+    use rand::{Rng as _, SeedableRng as _, rngs::SmallRng};
 
     use super::*;
 
@@ -192,7 +149,7 @@ mod tests {
             .iter()
             .filter(|(key, _)| key.source.contains(&source) && key.destination.contains(&destination))
             .collect();
-        matching.sort();
+        matching.sort_by_key(|(key, _)| *key);
         matching.first().map(|(_, route)| *route)
     }
 

@@ -8,6 +8,8 @@ mod change;
 mod error;
 mod index;
 mod policy_routes;
+#[cfg(test)]
+mod policy_tests;
 mod propose;
 #[cfg(test)]
 mod random_tests;

@@ -28,7 +28,7 @@ use crate::{
     fib::{
         id_allocator::Full,
         id_maps::{IdMaps, IngressLayout},
-        tables::{FamilyMaps, ObsoleteEntries, PolicyEntries, PolicyTables, Prefix, Region},
+        tables::{FamilyMaps, ObsoleteEntries, POLICY_ROUTES, PolicyEntries, PolicyTables, Prefix, Region},
     },
     kernel::netlink::Link,
     policy::{
@@ -245,7 +245,12 @@ impl<'a> PolicyCompiler<'a> {
 
     fn attach(&mut self, link: &Link, scope: u32, connection: u32, translations: u32) {
         let ethernet = if link.ethernet { Attachment::ETHERNET } else { 0 };
-        let flags = Attachment::PRESENT | ethernet | policy_routes(&self.inputs.config.policy_routes);
+        let mut flags = Attachment::PRESENT | ethernet | policy_routes(&self.inputs.config.policy_routes);
+        // If the policy routes change, their new generation is set later.
+        if flags & POLICY_ROUTES != 0 {
+            let generation = self.before.policy_generations().first().copied().unwrap_or_default();
+            flags = Attachment::with_policy_generation(flags, generation);
+        }
         let attachment = Attachment { scope, connection, mac: link.mac.unwrap_or_default(), flags, translations };
         self.entries.tables.attachments.insert(link.index, attachment);
     }

@@ -1,6 +1,7 @@
 //! The contents of the program's maps as plain data, compared by [`crate::fib::diff`], and the writes from one state to
 //! the next.
 
+mod policy_routes;
 mod write;
 
 use std::{
@@ -9,12 +10,15 @@ use std::{
 };
 
 use hub_common::maps::{
-    Attachment, GroupMember, GroupRecord, LinkAddress, Local, MssLimits, Neighbour, NextHop, PolicyPair, Remote, Route,
-    Rules, Scoped, Translations, Vlan,
+    Attachment, GroupMember, GroupRecord, LinkAddress, Local, MssLimits, Neighbour, NextHop, Remote, Route, Rules,
+    Scoped, Translations, Vlan,
 };
 use ipnet::IpNet;
 
-pub use self::write::{MapChanges, Write};
+pub use self::{
+    policy_routes::{POLICY_ROUTES, PolicyRouteTables},
+    write::{MapChanges, Write},
+};
 
 /// The current contents of the program's maps, except routes: there may be a million, and the RIB tracks their changes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -103,14 +107,6 @@ impl<A> Default for FamilyMaps<A> {
     fn default() -> Self {
         Self { remotes: BTreeMap::new(), locals: BTreeMap::new() }
     }
-}
-
-/// Policy routes. Those of each family have their own scopes among the remote prefixes of selectors.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct PolicyRouteTables {
-    pub v4: BTreeMap<Prefix<Scoped<[u8; 4]>>, Remote>,
-    pub v6: BTreeMap<Prefix<Scoped<[u8; 16]>>, Remote>,
-    pub pairs: BTreeMap<PolicyPair, Route>,
 }
 
 /// The egress maps, small regardless of the number of routes. A failure changes only these.

@@ -83,13 +83,14 @@ impl Write {
 }
 
 impl Tables {
-    /// The writes that produce these tables and change these routes. `None` leaves a table unchanged.
+    /// The writes that produce these tables and change these routes. `None` leaves a table unchanged. `policy_routes`: of a
+    /// generation.
     pub fn writes_to(
         &self,
         policy: Option<&PolicyEntries>,
         neighbours: Option<&NeighbourTable>,
         egress: &EgressEntries,
-        policy_routes: Option<&PolicyRouteTables>,
+        policy_routes: Option<(u32, &PolicyRouteTables)>,
         routes: RouteChanges,
     ) -> Vec<Write> {
         let members = self.egress.difference_to(egress).members;
@@ -98,8 +99,7 @@ impl Tables {
         let policy = policy.map(|policy| PolicyDifference::between(&self.policy, policy)).unwrap_or_default();
         let [before, after, last] = policy.puts();
         let [first, deleted, finally] = policy.deletes();
-        let [new_policy_routes, old_policy_routes] =
-            policy_routes.map(|new| self.policy_routes.writes_to(new)).unwrap_or_default();
+        let policy_routes = policy_routes.map(|(generation, new)| self.writes_of_policy_routes(generation, new));
         let parts = [
             before,
             vec![Write::GroupMembers(puts(&members))],
@@ -107,11 +107,11 @@ impl Tables {
             vec![Write::Neighbours(puts(&neighbours))],
             after,
             vec![Write::Routes(new_routes)],
-            new_policy_routes,
+            // Before the attachments, which have the generation.
+            policy_routes.unwrap_or_default(),
             last,
             // From here on only deletions.
             first,
-            old_policy_routes,
             vec![Write::Routes(old_routes)],
             deleted,
             vec![Write::GroupMembers(deletes(&members)), Write::Neighbours(deletes(&neighbours))],
@@ -168,28 +168,6 @@ impl Tables {
             Write::Vlans(changes) => note(&mut policy.vlans, changes, count),
             Write::Attachments(changes) => note(&mut policy.attachments, changes, count),
         }
-    }
-}
-
-impl PolicyRouteTables {
-    /// New entries, then the deletions. A prefix refers to its pairs.
-    fn writes_to(&self, new: &Self) -> [Vec<Write>; 2] {
-        let (v4, v6) = (difference(&self.v4, &new.v4), difference(&self.v6, &new.v6));
-        let mut pairs = difference(&self.pairs, &new.pairs);
-        // A destination has an entry of its own before the route for the other ones changes.
-        pairs.puts.sort_by_key(|(pair, _)| pair.destination == 0);
-        [
-            vec![
-                Write::PolicyPairs(puts(&pairs)),
-                Write::PolicyPrefixesV4(puts(&v4)),
-                Write::PolicyPrefixesV6(puts(&v6)),
-            ],
-            vec![
-                Write::PolicyPrefixesV6(deletes(&v6)),
-                Write::PolicyPrefixesV4(deletes(&v4)),
-                Write::PolicyPairs(deletes(&pairs)),
-            ],
-        ]
     }
 }
 
