@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
-use hub_tests::lab::{FrameSocket, HANGZHOU, HUB, HubConfig, NINGBO, Rig, SHANGHAI};
+use hub_tests::lab::{FrameSocket, HANGZHOU, HUB, HubConfig, NINGBO, Options, Rig, SHANGHAI, World};
 use hub_tests::packet::View;
 
 use crate::{SITES, WAIT, datagram, hosts, icmp_error, warm_hub};
@@ -32,10 +32,10 @@ fn to(destination: IpAddr) -> impl Fn(&[u8]) -> bool {
 }
 
 fn rig() -> Rig {
-    let rig = warm_hub(&by_source());
-    // Hangzhou and the VPC still reach each other, and Hangzhou's packets to Shanghai take the route.
-    rig.world[HUB].ip(&format!("link set dev tun-nb mtu {MTU}")).unwrap();
-    rig.agent.wait_for_status(WAIT, |status| status.connection("ningbo")["state"] == "up").unwrap();
+    let world = World::three_offices(&Options::default().slow_path(true)).unwrap();
+    world[HUB].ip(&format!("link set dev tun-nb mtu {MTU}")).unwrap();
+    let rig = Rig::start_in(world, &by_source(), &[]).unwrap();
+    rig.warm_up(&SITES).unwrap();
     rig
 }
 
