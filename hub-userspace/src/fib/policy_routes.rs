@@ -5,12 +5,17 @@ use std::{
     sync::Arc,
 };
 
-use hub_common::maps::{GROUP_BUCKETS, MAX_POLICY_PAIRS, PolicyPair, Remote, Route, policy_sources};
+use hub_common::maps::{Attachment, GROUP_BUCKETS, MAX_POLICY_PAIRS, PolicyPair, Remote, Route, policy_sources};
 use ipnet::IpNet;
 
-use super::{id_allocator::Full, id_maps::IdMaps, policy::scoped, tables::PolicyRouteTables};
+use super::{
+    id_allocator::Full,
+    id_maps::IdMaps,
+    policy::scoped,
+    tables::{PolicyRouteTables, PolicyTables},
+};
 use crate::{
-    config::policy_routes::PolicyKey,
+    config::policy_routes::{PolicyKey, PolicyRoute},
     routing::rib::{Members, Rib},
 };
 
@@ -117,6 +122,18 @@ fn most_common(row: &[Option<Route>]) -> Option<Route> {
         .map(|(route, count)| (count, route))
         .max_by_key(|(count, route)| (*count, std::cmp::Reverse((route.first_bucket, route.bucket_mask))))?;
     (row.len() - count + 1 < routed).then_some(route)
+}
+
+/// The flags of attachments for policy routes. If these change, their new generation is set later.
+pub(super) fn attachment_flags(routes: &[PolicyRoute], before: &PolicyTables) -> u16 {
+    let flags = routes.iter().fold(0, |flags, route| match route.source {
+        IpNet::V4(_) => flags | Attachment::POLICY_ROUTES_V4,
+        IpNet::V6(_) => flags | Attachment::POLICY_ROUTES_V6,
+    });
+    match before.policy_generations().first() {
+        Some(generation) if flags != 0 => Attachment::with_policy_generation(flags, *generation),
+        _ => flags,
+    }
 }
 
 fn insert(tables: &mut PolicyRouteTables, scope: u32, prefix: IpNet, value: Remote) {

@@ -43,7 +43,7 @@ pub const SEGMENTS: [(&str, &[&str]); 2] = [("left", &["vpc", "right"]), ("right
 
 /// The policy routes in hunts with policy routes, by networks: source, destination, next hop. The selectors of the first one's
 /// next hop admit all addresses, those of the second one's only its own.
-pub const POLICY_ROUTES: [(Place, Place, Place); 2] = [(Alpha, Beta, Delta), (Epsilon, Vpc, Beta)];
+pub const POLICY_ROUTES: [(Place, Place, Place); 2] = [(Alpha, Beta, Delta), (Epsilon, Alpha, Beta)];
 
 /// The far end of every Ethernet link has this device.
 pub const FAR_DEVICE: &str = "up0";

@@ -20,15 +20,13 @@ pub(super) use self::translation::NO_TRANSLATIONS;
 pub use self::uses::Uses;
 use super::inputs::Inputs;
 use crate::{
-    config::{
-        model::{Connection, MssClamp, ReversePath},
-        policy_routes::PolicyRoute,
-    },
+    config::model::{Connection, MssClamp, ReversePath},
     connection::affected::Affected,
     fib::{
         id_allocator::Full,
         id_maps::{IdMaps, IngressLayout},
-        tables::{FamilyMaps, ObsoleteEntries, POLICY_ROUTES, PolicyEntries, PolicyTables, Prefix, Region},
+        policy_routes::attachment_flags,
+        tables::{FamilyMaps, ObsoleteEntries, PolicyEntries, PolicyTables, Prefix, Region},
     },
     kernel::netlink::Link,
     policy::{
@@ -245,12 +243,7 @@ impl<'a> PolicyCompiler<'a> {
 
     fn attach(&mut self, link: &Link, scope: u32, connection: u32, translations: u32) {
         let ethernet = if link.ethernet { Attachment::ETHERNET } else { 0 };
-        let mut flags = Attachment::PRESENT | ethernet | policy_routes(&self.inputs.config.policy_routes);
-        // If the policy routes change, their new generation is set later.
-        if flags & POLICY_ROUTES != 0 {
-            let generation = self.before.policy_generations().first().copied().unwrap_or_default();
-            flags = Attachment::with_policy_generation(flags, generation);
-        }
+        let flags = Attachment::PRESENT | ethernet | attachment_flags(&self.inputs.config.policy_routes, self.before);
         let attachment = Attachment { scope, connection, mac: link.mac.unwrap_or_default(), flags, translations };
         self.entries.tables.attachments.insert(link.index, attachment);
     }
@@ -322,14 +315,6 @@ impl<'a> PolicyCompiler<'a> {
         };
         Local { connection: self.owners[&owner.connection], rules: limits }
     }
-}
-
-/// The flags of attachments for policy routes.
-fn policy_routes(routes: &[PolicyRoute]) -> u16 {
-    routes.iter().fold(0, |flags, route| match route.source {
-        IpNet::V4(_) => flags | Attachment::POLICY_ROUTES_V4,
-        IpNet::V6(_) => flags | Attachment::POLICY_ROUTES_V6,
-    })
 }
 
 /// The MSS limits of a connection or the VPC on a link.

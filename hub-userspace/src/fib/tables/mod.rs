@@ -16,7 +16,7 @@ use hub_common::maps::{
 use ipnet::IpNet;
 
 pub use self::{
-    policy_routes::{POLICY_ROUTES, PolicyRouteTables},
+    policy_routes::PolicyRouteTables,
     write::{MapChanges, Write},
 };
 

@@ -8,7 +8,7 @@ use super::{PolicyEntries, PolicyTables, Prefix, Tables, Write};
 use crate::fib::policy_routes::GENERATION_SHIFT;
 
 /// Flags of attachments that have policy routes.
-pub const POLICY_ROUTES: u16 = Attachment::POLICY_ROUTES_V4 | Attachment::POLICY_ROUTES_V6;
+const POLICY_ROUTES: u16 = Attachment::POLICY_ROUTES_V4 | Attachment::POLICY_ROUTES_V6;
 
 /// Policy routes. Those of each generation have their own scopes among the remote prefixes of selectors.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -42,18 +42,18 @@ pub fn read_rule(shown: &RuleMessage) -> Option<KernelRule> {
         AddressFamily::Inet6 => Family::V6,
         _ => return None,
     };
-    let (mut mark, mut mask, mut table) = (0, 0, 0);
+    let (mut mark, mut bits, mut table) = (0, 0, 0);
     for attribute in &shown.attributes {
         match attribute {
             RuleAttribute::FwMark(value) => mark = *value,
-            RuleAttribute::FwMask(value) => mask = *value,
+            RuleAttribute::FwMask(value) => bits = *value,
             RuleAttribute::Table(value) => table = *value,
             _ => {}
         }
     }
     let kind = match shown.header.action {
         RuleAction::Goto => RuleKind::Own,
-        RuleAction::ToTable => RuleKind::Marked { mark, mask, table },
+        RuleAction::ToTable => RuleKind::Marked { mark, mask: bits, table },
         RuleAction::Nop => RuleKind::End,
         _ => return None,
     };
