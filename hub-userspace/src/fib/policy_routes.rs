@@ -34,13 +34,13 @@ pub fn policy_route_tables(rib: &Rib, ids: &IdMaps, generation: u32) -> Result<P
     // Unique in all generations and both families.
     let mut numbers = (generation << GENERATION_SHIFT) + 1..;
     let mut tables = PolicyRouteTables::default();
-    let route = |members: &Arc<Members>| match egress.first_bucket(members) {
-        Some(first_bucket) => Route { first_bucket, bucket_mask: GROUP_BUCKETS as u16 - 1, flags: 0 },
-        // A group of one has the bucket of the connection's slot.
-        None => {
-            let only = members.keys().next().and_then(|name| policy.connections.get(name));
-            Route { first_bucket: only.expect("every connection has been numbered"), bucket_mask: 0, flags: 0 }
+    let route = |members: &Arc<Members>| {
+        if let Some(first_bucket) = egress.first_bucket(members) {
+            return Route { first_bucket, bucket_mask: GROUP_BUCKETS as u16 - 1, flags: 0 };
         }
+        // A group of one has the bucket of the connection's slot.
+        let only = members.keys().next().and_then(|name| policy.connections.get(name));
+        Route { first_bucket: only.expect("every connection has been numbered"), bucket_mask: 0, flags: 0 }
     };
     for is_v4 in [true, false] {
         let of_family = |key: &PolicyKey| key.source.addr().is_ipv4() == is_v4;

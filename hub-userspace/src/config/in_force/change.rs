@@ -141,11 +141,8 @@ fn number<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<u8>, D::Error> {
     let Some(number) = Option::<u64>::deserialize(deserializer)? else { return Ok(None) };
-    match u8::try_from(number).ok().filter(|number| range.contains(number)) {
-        Some(fits) => Ok(Some(fits)),
-        None => {
-            let (first, last) = range.into_inner();
-            Err(D::Error::custom(format!("{key} must be a whole number from {first} to {last}, is {number}")))
-        }
-    }
+    let fits = u8::try_from(number).ok().filter(|number| range.contains(number));
+    let (first, last) = range.into_inner();
+    let refusal = || D::Error::custom(format!("{key} must be a whole number from {first} to {last}, is {number}"));
+    fits.map(Some).ok_or_else(refusal)
 }

@@ -60,9 +60,8 @@ pub fn read_rule(shown: &RuleMessage) -> Option<KernelRule> {
     let found = KernelRule { family, kind };
     // All that it says must come from the plan, apart from what the kernel adds to each.
     let is_added = |attribute: &RuleAttribute| match attribute {
-        RuleAttribute::FwMark(0) | RuleAttribute::FwMask(0) | RuleAttribute::Table(0) => true,
+        RuleAttribute::FwMark(0) | RuleAttribute::FwMask(0) | RuleAttribute::Table(0) | RuleAttribute::Other(_) => true,
         RuleAttribute::SuppressPrefixLen(length) => *length == u32::MAX,
-        RuleAttribute::Other(_) => true,
         _ => false,
     };
     let planned = rule(&found);
