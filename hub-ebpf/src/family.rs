@@ -7,7 +7,7 @@ use core::mem::{self, MaybeUninit};
 use aya_ebpf::maps::{LpmTrie, lpm_trie::Key};
 use hub_common::{
     class_trie,
-    maps::{Local, Remote, Route, SCOPE_BITS, Scoped},
+    maps::{Attachment, Local, Remote, Route, SCOPE_BITS, Scoped},
 };
 
 use crate::{
@@ -29,6 +29,8 @@ pub trait Address: class_trie::Key + 'static {
     const ETHERTYPE: u16;
     /// Bytes of an IP header without options.
     const HEADER_LENGTH: usize;
+    /// Flag of attachments: there are policy routes.
+    const POLICY_ROUTES: u16;
     /// The address in network byte order, as in the tries.
     type Bytes: 'static;
 
@@ -55,6 +57,7 @@ impl Address for V4 {
     const BITS: u32 = 32;
     const ETHERTYPE: u16 = 0x0800;
     const HEADER_LENGTH: usize = size_of::<Ipv4>();
+    const POLICY_ROUTES: u16 = Attachment::POLICY_ROUTES_V4;
     type Bytes = [u8; 4];
 
     #[inline(always)]
@@ -88,6 +91,7 @@ impl Address for V6 {
     const BITS: u32 = 128;
     const ETHERTYPE: u16 = 0x86dd;
     const HEADER_LENGTH: usize = size_of::<Ipv6>();
+    const POLICY_ROUTES: u16 = Attachment::POLICY_ROUTES_V6;
     type Bytes = [u8; 16];
 
     #[inline(always)]

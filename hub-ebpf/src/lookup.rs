@@ -55,7 +55,7 @@ impl PackedRoute {
     const FLAGS_SHIFT: u32 = 48;
 
     #[inline(always)]
-    const fn of(route: Route) -> Self {
+    pub const fn of(route: Route) -> Self {
         let mask_and_flags = (route.flags as u64) << Self::FLAGS_SHIFT | (route.bucket_mask as u64) << Self::MASK_SHIFT;
         Self(mask_and_flags | route.first_bucket as u64)
     }

@@ -114,6 +114,7 @@ fn stages<A: Family, T: Tables<A>, F: Frame>(
     let route = route::lookup(&pair, pair.destination);
     let segment = selector::ingress(&packet, reach, frame, &pair, route, attachment, attribution)?;
     attribution.set_bytes(packet.length);
+    let route = route::policy(&pair, attachment, route);
     let route = route::check::<F>(route, attachment, attribution)?;
     let next_hop = nexthop::choose(&packet, frame, &pair, segment, route, attribution)?;
     rewrite::rewrite(frame, &packet, attribution, next_hop)?;

@@ -1,12 +1,13 @@
-//! Stage 4: longest prefix match on the destination, and the segments of both sides.
+//! Stage 4: policy routes, then longest prefix match on the destination, and the segments of both sides.
 
 use hub_common::{
     Reason,
-    maps::{Attachment, GroupMember, NextHop, VPC},
+    maps::{Attachment, GroupMember, NextHop, PolicyPair, VPC, policy_sources},
 };
 
 use crate::{
     counters::{Admission, Attribution},
+    family::Address,
     frame::Frame,
     lookup::{PackedRoute, ResolvedPair, Tables},
     maps,
@@ -17,6 +18,36 @@ use crate::{
 #[inline(always)]
 pub fn lookup<A, T: Tables<A>>(pair: &ResolvedPair<A, T>, address: T::Resolved) -> PackedRoute {
     pair.tables.route(address)
+}
+
+/// The policy route that matches first, otherwise the destination's own route. Packets to the hub itself do not get here.
+#[inline(always)]
+pub fn policy<A: Address, T: Tables<A>>(
+    pair: &ResolvedPair<A, T>,
+    attachment: &Attachment,
+    route: PackedRoute,
+) -> PackedRoute {
+    if attachment.flags & A::POLICY_ROUTES == 0 {
+        return route;
+    }
+    let scope = policy_sources(Attachment::policy_generation(attachment.flags));
+    let Some(source) = pair.tables.remote(pair.source, scope) else { return route };
+    let Some(destination) = pair.tables.remote(pair.destination, scope + 1) else { return route };
+    let pair = PolicyPair { source: source.policy, destination: destination.policy };
+    let found = match policy_route(pair) {
+        None if source.connection != 0 => policy_route(PolicyPair::other(source.policy)),
+        found => found,
+    };
+    match found {
+        Some(found) if !found.is_none() => found,
+        _ => route,
+    }
+}
+
+#[inline(always)]
+fn policy_route(pair: PolicyPair) -> Option<PackedRoute> {
+    // SAFETY: the value is copied at once; the kernel replaces elements, it does not change them.
+    unsafe { maps::POLICY_ROUTES.get(pair) }.map(|found| PackedRoute::of(*found))
 }
 
 /// Whether a connection is a member of the route's group, whatever its weight and state. In a route without a group of

@@ -6,6 +6,9 @@ pub const MAX_CONNECTIONS: u32 = 4096;
 /// Interfaces with a lower index have their attachment in `ATTACHMENTS`, others in the slower `FAR_ATTACHMENTS`.
 pub const NEAR_INTERFACES: u32 = 1 << 14;
 
+/// Number of generations of policy routes.
+pub const POLICY_GENERATIONS: u16 = 4;
+
 /// An ingress interface. Key: ifindex.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(C)]
@@ -27,6 +30,26 @@ impl Attachment {
     pub const ETHERNET: u16 = 1;
     /// The entry is in use. Unused elements of the array do not have it.
     pub const PRESENT: u16 = 4;
+    /// There are policy routes for IPv4. Without the flag, `POLICY_ROUTES` is not looked up.
+    pub const POLICY_ROUTES_V4: u16 = 8;
+    /// The same for IPv6.
+    pub const POLICY_ROUTES_V6: u16 = 16;
+    /// Two bits: the generation of the policy routes. The agent writes a generation that no attachment has, then changes
+    /// this. So a packet sees all policy routes before a change, or all after it.
+    pub const POLICY_GENERATION: u16 = (POLICY_GENERATIONS - 1) << Self::GENERATION_SHIFT;
+    const GENERATION_SHIFT: u32 = 5;
+
+    /// The generation in flags.
+    #[inline(always)]
+    pub const fn policy_generation(flags: u16) -> u32 {
+        (flags >> Self::GENERATION_SHIFT & (POLICY_GENERATIONS - 1)) as u32
+    }
+
+    /// Flags with another generation.
+    pub const fn with_policy_generation(flags: u16, generation: u32) -> u16 {
+        flags & !Self::POLICY_GENERATION | (generation as u16) << Self::GENERATION_SHIFT & Self::POLICY_GENERATION
+    }
+
     /// Value of an unused element.
     pub const NONE: Self = Self { scope: 0, connection: 0, mac: [0; 6], flags: 0, translations: 0 };
 }

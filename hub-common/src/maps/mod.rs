@@ -12,6 +12,8 @@
 //! ROUTES[source]              longest prefix   -> Route: must lead back to that connection (reverse path)
 //! GROUP_MEMBERS[first_bucket, connection]      (only where the route has several next hops)
 //! ROUTES[destination]         longest prefix   -> Route { first_bucket, bucket_mask, flags }
+//! REMOTES[generation, source], REMOTES[generation + 1, destination] -> numbers  (only with policy routes)
+//! POLICY_ROUTES[numbers]                       -> Route, instead of the destination's
 //! BUCKETS[first_bucket + (flow hash & mask)]   -> index into NEXT_HOPS
 //! NEXT_HOPS[index]                             -> NextHop { port, MACs, MTU, scope, .. }
 //! MSS_LIMITS[connection]                       -> MssLimits        (only for a SYN, from and to its connections)
@@ -32,7 +34,7 @@ mod routing;
 mod translation;
 
 pub use self::{
-    attachment::{Attachment, MAX_CONNECTIONS, NEAR_INTERFACES, Vlan, link},
+    attachment::{Attachment, MAX_CONNECTIONS, NEAR_INTERFACES, POLICY_GENERATIONS, Vlan, link},
     capture::{
         CAPTURE_BURST, CAPTURE_FILTERS, CAPTURE_INTERVAL, CAPTURE_OUTCOMES, CAPTURE_RARE, CAPTURE_RING_BYTES,
         CaptureFilter, CaptureLimit, CapturePrefix, CaptureRecord, CaptureSwitch, FORWARDED, MAX_SNAPLEN,
@@ -41,11 +43,12 @@ pub use self::{
     policy::{
         ADMITS_NOTHING, ANY_LOCAL, Local, MAX_PORT_RULES, MAX_PREFIXES, NO_PORT_RULES, NO_REVERSE_PATH,
         RULES_PER_ENTRY, Remote, Rule, Rules, SCOPE_BITS, SEGMENTS, SHARED_SCOPE, Scoped, VPC_SEGMENT, owner,
-        segment_of, slot_of,
+        policy_sources, segment_of, slot_of,
     },
     routing::{
         BUCKET_INDEX, GROUP_BUCKETS, GroupMember, LinkAddress, MAX_BUCKETS, MAX_GROUP_MEMBERS, MAX_NEIGHBOURS,
-        MAX_NEXT_HOPS, MssLimits, NEIGHBOUR_MISS_BYTES, Neighbour, NextHop, Route, link_addresses, path_of, redirected,
+        MAX_NEXT_HOPS, MAX_POLICY_PAIRS, MssLimits, NEIGHBOUR_MISS_BYTES, Neighbour, NextHop, PolicyPair, Route,
+        link_addresses, path_of, redirected,
     },
     translation::{TRANSLATIONS_PER_INTERFACE, Translation, Translations},
 };

@@ -1,6 +1,6 @@
 //! Selectors: `REMOTES_*`, `LOCALS_*`, `PORT_RULES`.
 
-use super::{MAX_CONNECTIONS, UNATTRIBUTED, VPC};
+use super::{MAX_CONNECTIONS, POLICY_GENERATIONS, UNATTRIBUTED, VPC};
 use crate::class_trie::POLICY_COLUMN;
 
 /// Capacity of each route and selector trie; the kernel allocates memory by the entry.
@@ -38,6 +38,13 @@ pub const VPC_SEGMENT: u32 = 0;
 /// First scope of interfaces that carry several connections; the port is added to it. Scopes of connections are below
 /// it.
 pub const SHARED_SCOPE: u32 = 1 << 13;
+
+/// Scope in `REMOTES` of the source prefixes of policy routes of a generation; that of the destinations follows.
+/// [`Remote::policy`] is the prefix's number, a half of a [`PolicyPair`](super::PolicyPair).
+#[inline(always)]
+pub const fn policy_sources(generation: u32) -> u32 {
+    SHARED_SCOPE + MAX_CONNECTIONS + 2 * generation
+}
 
 /// Policy that admits every local address. [`Remote::connection`] is the packet's connection, and `LOCALS` is not
 /// looked up.
@@ -123,7 +130,7 @@ impl Rule {
 pub type Rules = [Rule; RULES_PER_ENTRY];
 
 const _: () = {
-    assert!(VPC + 1 + MAX_CONNECTIONS <= SHARED_SCOPE && SHARED_SCOPE + MAX_CONNECTIONS <= POLICY_COLUMN);
+    assert!(VPC + 1 + MAX_CONNECTIONS <= SHARED_SCOPE && policy_sources(POLICY_GENERATIONS as u32) <= POLICY_COLUMN);
     assert!(VPC + 1 + MAX_CONNECTIONS <= 1 << SEGMENT_SHIFT && SEGMENTS << SEGMENT_SHIFT <= NO_REVERSE_PATH);
     assert!(SEGMENTS == u64::BITS && owner(UNATTRIBUTED, VPC_SEGMENT) == UNATTRIBUTED);
     assert!(size_of::<Scoped<[u8; 4]>>() == 8);

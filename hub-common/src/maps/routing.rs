@@ -1,4 +1,4 @@
-//! Routes and next hops: `ROUTES_*`, `GROUP_MEMBERS`, `BUCKETS`, `NEXT_HOPS`, `MSS_LIMITS`, `NEIGHBOURS`,
+//! Routes and next hops: `ROUTES_*`, `POLICY_ROUTES`, `GROUP_MEMBERS`, `BUCKETS`, `NEXT_HOPS`, `MSS_LIMITS`, `NEIGHBOURS`,
 //! `NEIGHBOUR_MISS`.
 
 /// Capacity of `NEXT_HOPS`.
@@ -51,6 +51,31 @@ impl Route {
     /// The result for destinations without a route.
     pub const NONE: Self = Self { first_bucket: 0, bucket_mask: 0, flags: 1 << 15 };
 }
+
+/// Key of `POLICY_ROUTES`, whose value is the [`Route`] of the policy route that matches first: the longest source prefix
+/// of all policy routes that contains the source, and the longest destination prefix that contains the destination.
+///
+/// The agent combines prefixes in advance, so a packet needs the same few look-ups with any number of policy routes. For a
+/// pair without an entry, [`PolicyPair::other`] applies if the source's [`Remote::connection`](super::Remote::connection) is
+/// not 0. Without either, or if the route is [`Route::NONE`], no policy route matches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(C)]
+pub struct PolicyPair {
+    /// Numbers of the prefixes: [`Remote::policy`](super::Remote::policy) in their scopes.
+    pub source: u32,
+    pub destination: u32,
+}
+
+impl PolicyPair {
+    /// The pair of a source with all destinations that have no entry of their own.
+    #[inline(always)]
+    pub const fn other(source: u32) -> Self {
+        Self { source, destination: 0 }
+    }
+}
+
+/// Capacity of `POLICY_ROUTES`; the kernel allocates memory by the entry, and 4 MiB for the hash buckets.
+pub const MAX_POLICY_PAIRS: u32 = 1 << 18;
 
 /// Key of `GROUP_MEMBERS`: a connection in a group with several members, whatever its weight and state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -182,7 +207,7 @@ pub const NEIGHBOUR_MISS_BYTES: u32 = 1 << 16;
 
 const _: () = {
     assert!(size_of::<Route>() == 8);
-    assert!(size_of::<GroupMember>() == 8);
+    assert!(size_of::<GroupMember>() == 8 && size_of::<PolicyPair>() == 8);
     assert!(size_of::<NextHop>() == 64);
     assert!(size_of::<MssLimits>() == 4);
     assert!(matches!(MssLimits::of_mtu(1400), MssLimits { v4: 1360, v6: 1340 }));

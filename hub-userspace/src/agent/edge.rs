@@ -25,7 +25,7 @@ use crate::{
     health::CheckTarget,
     ipsec::xfrm::translated::TranslatedSources,
     kernel::{
-        netlink::{FollowedTable, KernelNeighbour, Ruleset, XfrmLinks},
+        netlink::{FollowedTable, KernelNeighbour, KernelRule, Ruleset, XfrmLinks},
         spread::{SpreadPlan, Underlays},
         sysctl::Settings,
     },
@@ -72,6 +72,7 @@ pub trait Kernel {
     fn forget(&mut self, interfaces: &BTreeSet<u32>);
     fn routes(&mut self, entries: Vec<KernelRoute>);
     fn neighbours(&mut self, neighbours: BTreeSet<KernelNeighbour>);
+    fn rules(&mut self, rules: BTreeSet<KernelRule>);
     fn audit(&mut self);
     /// [`Event::Settled`] follows.
     fn settle(&mut self);
@@ -119,6 +120,7 @@ impl<D: Datapath, K: Kernel, I: Ike> Edge<D, K, I> {
             Effect::Spread(underlays) => datapath.spread(&kernel.spread(&underlays)),
             Effect::Routes(entries) => kernel.routes(entries),
             Effect::Neighbours(neighbours) => kernel.neighbours(neighbours),
+            Effect::Rules(rules) => kernel.rules(rules),
             Effect::AuditRoutes => kernel.audit(),
             Effect::Settle => kernel.settle(),
             Effect::Probe(ifindex, address) => kernel.probe(ifindex, address),

@@ -17,7 +17,7 @@ use crate::{
     health::CheckTarget,
     ipsec::xfrm::translated::TranslatedSources,
     kernel::{
-        netlink::{FollowedTable, KernelNeighbour, ReconcileFailure, Ruleset, XfrmLinks},
+        netlink::{FollowedTable, KernelNeighbour, KernelRule, ReconcileFailure, Ruleset, XfrmLinks},
         spread::Underlays,
         sysctl::Settings,
     },
@@ -61,6 +61,8 @@ pub enum Effect {
     Routes(Vec<KernelRoute>),
     /// The complete set of kernel neighbours.
     Neighbours(BTreeSet<KernelNeighbour>),
+    /// The complete set of rules.
+    Rules(BTreeSet<KernelRule>),
     /// Compare the kernel's routes and neighbours with the desired state.
     AuditRoutes,
     /// Send [`Event::Settled`](super::event::Event::Settled) once all changes have been tried.

@@ -34,7 +34,9 @@ use crate::{
     },
     kernel::{
         guard::GuardTable,
-        netlink::{self, FollowedTable, Interfaces, KernelNeighbour, Reconciler, RouteFollower, Ruleset, XfrmLinks},
+        netlink::{
+            self, FollowedTable, Interfaces, KernelNeighbour, KernelRule, Reconciler, RouteFollower, Ruleset, XfrmLinks,
+        },
         spread::{SpreadPlan, Spreader, Underlays},
         sysctl::{Settings, Sysctls},
     },
@@ -178,6 +180,10 @@ impl Kernel for Host {
 
     fn neighbours(&mut self, neighbours: BTreeSet<KernelNeighbour>) {
         self.reconciler.neighbours(neighbours);
+    }
+
+    fn rules(&mut self, rules: BTreeSet<KernelRule>) {
+        self.reconciler.rules(rules);
     }
 
     fn audit(&mut self) {

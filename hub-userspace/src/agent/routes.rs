@@ -6,7 +6,7 @@
 //! kernel takes a second to update them; the loop must not block on that.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     mem,
     sync::Arc,
 };
@@ -18,7 +18,7 @@ use crate::{
     config::Config,
     fib::{
         Inputs,
-        slow_path::{self, GroupAction, KernelRoute, OwnPrefixes, Sources, own_prefix_key},
+        slow_path::{self, GroupAction, KernelRoute, OwnPrefixes, PolicyRules, Sources, own_prefix_key},
     },
     kernel::netlink::Family,
     routing::{
@@ -47,6 +47,10 @@ pub(super) struct RoutePlan {
     publish_table: Option<u32>,
     /// Whether the kernel has the routing daemon's routes in its main table, as last planned.
     learns_from_main: bool,
+    /// Destinations that policy routes publish, as last planned.
+    published_policies: BTreeMap<IpNet, Arc<Members>>,
+    /// Rules for policy routes, and their tables.
+    policy_rules: PolicyRules,
     /// All tables that they were ever published to.
     publish_tables: BTreeSet<u32>,
     /// The desired state has changed since the last [`Effect::Settle`].
@@ -77,6 +81,12 @@ impl RoutePlan {
             self.follow_own_prefixes(inputs);
         }
         self.todo.append(&mut rib.changed().collect());
+        let published = rib.policies().published();
+        if self.published_policies != *published {
+            let differs = |prefix: &&IpNet| self.published_policies.get(*prefix) != published.get(*prefix);
+            self.todo.extend(self.published_policies.keys().chain(published.keys()).filter(differs));
+            self.published_policies.clone_from(published);
+        }
         let publish_table = slow_path::publish_table(inputs.config);
         if self.publish_table.replace(publish_table) != Some(publish_table) {
             self.publish_tables.insert(publish_table);
@@ -108,7 +118,35 @@ impl RoutePlan {
             let of_family = |destination: &IpNet| slow_path::family(*destination) == family;
             // `append` would rebuild the whole set for each group.
             self.todo.extend(rib.destinations(members).filter(of_family));
+            let published = rib.policies().published().iter().filter(|(_, of_policy)| *of_policy == members);
+            self.todo.extend(published.map(|(destination, _)| *destination).filter(of_family));
         }
+    }
+
+    /// Takes over the rules for policy routes. Call it once the program's tables are written: connections have their slots.
+    pub fn follow_policy_rules(
+        &mut self,
+        inputs: Inputs<'_>,
+        rib: &Rib,
+        slot: impl Fn(&str) -> Option<u32>,
+        effects: &mut Vec<Effect>,
+    ) {
+        if rib.policies().is_empty() && self.policy_rules.rules.is_empty() {
+            return;
+        }
+        let new = slow_path::policy_rules(inputs, rib, slot);
+        if new == self.policy_rules {
+            return;
+        }
+        let old = mem::replace(&mut self.policy_rules, new.clone());
+        let changed = new.routes.iter().filter(|(key, action)| old.routes.get(key) != Some(action));
+        let gone = old.routes.keys().filter(|key| !new.routes.contains_key(key)).map(|key| (*key, None));
+        effects
+            .push(Effect::Routes(changed.map(|(key, action)| (*key, Some(Arc::clone(action)))).chain(gone).collect()));
+        if new.rules != old.rules {
+            effects.push(Effect::Rules(new.rules));
+        }
+        self.unsettled = true;
     }
 
     fn follow_own_prefixes(&mut self, inputs: Inputs<'_>) {

@@ -135,7 +135,7 @@ impl Snapshot {
 
     /// Reads some files for each underlay.
     pub fn status(self) -> Status {
-        let routes = self.routes();
+        let (routes, policy_routes) = (self.routes(), self.policy_routes());
         let underlay = |underlay: status::UnderlayStatus| {
             let receive = self.receivers.read(&underlay.interface).map(Into::into);
             status::UnderlayStatus { receive, ..underlay }
@@ -155,6 +155,7 @@ impl Snapshot {
             cpus_omitted,
             connections: self.connections,
             routes,
+            policy_routes,
             set_aside: self.config.provenance.set_aside.clone(),
             confirmation: self.config.provenance.confirmation,
             problems,
@@ -191,6 +192,27 @@ impl Snapshot {
             share: rib::share(&self.rib, destination, next_hop, &self.states),
         });
         routes.chain(learned).collect()
+    }
+
+    /// The policy routes with their shares and origins.
+    pub fn policy_routes(&self) -> Vec<status::PolicyRouteStatus> {
+        let routes = self.config.policy_routes.iter().enumerate();
+        routes
+            .map(|(index, route)| status::PolicyRouteStatus {
+                origin: self.config.provenance.policy_route(index),
+                source: route.source,
+                destination: route.destination,
+                next_hop: route.next_hop.clone(),
+                priority: route.priority,
+                weight: route.weight,
+                publish: route.publish,
+                share: self
+                    .rib
+                    .policies()
+                    .members(&route.key())
+                    .map_or(0.0, |members| rib::share_of(members, &route.next_hop, &self.states)),
+            })
+            .collect()
     }
 
     /// The routes through this connection that carry traffic now.

@@ -201,8 +201,8 @@ impl World {
         }
         let published = self.publish_states(&affected, effects);
         let own = links || addresses || gateways || config;
-        if own && self.rib.is_behind(self.config.vpc.as_ref(), &self.host) {
-            Arc::make_mut(&mut self.rib).follow(self.config.vpc.as_ref(), &self.host);
+        if own && self.rib.is_behind(&self.config, &self.host) {
+            Arc::make_mut(&mut self.rib).follow(&self.config, &self.host);
         }
         self.follow_learned(links || addresses, carrier, config, effects);
         let host = links || carrier || addresses || neighbours;

@@ -63,7 +63,7 @@ impl World {
 
     fn compile(&mut self, recompiled: &Recompiled, ids: &mut IdMaps) -> Result<Vec<Write>, Full> {
         let Recompiled { policy, addressed, neighbours, egress, attach: _ } = recompiled;
-        let policy = match policy.is_empty() && addressed.is_empty() {
+        let mut policy = match policy.is_empty() && addressed.is_empty() {
             true => None,
             false => Some(fib::policy_tables(self.inputs(), ids, policy, addressed, &self.tables.policy)?),
         };
@@ -74,12 +74,21 @@ impl World {
         let egress = if recompiled.policy.is_all() { &recompiled.policy } else { egress };
         let affected = self.rib.affected_groups(egress, true);
         let compiled = fib::egress_tables(self.inputs(), &self.rib, ids, &affected)?;
-        let any = self.rib.changed().len() > 0;
+        // They depend on the configuration and the numbers of connections.
+        let policy_routes = match recompiled.policy.is_all() {
+            true => Some(self.tables.next_policy_routes(|number| fib::policy_route_tables(&self.rib, ids, number))?),
+            false => None,
+        };
+        if let (Some(policy), Some((generation, _))) = (&mut policy, &policy_routes) {
+            policy.set_policy_generation(*generation);
+        }
+        let policy_routes = policy_routes.as_ref().map(|(generation, tables)| (*generation, tables));
+        let any = self.rib.has_changed();
         // `make_mut` copies the RIB while a snapshot uses it: avoided when nothing has changed.
         let routes = if any { Arc::make_mut(&mut self.rib).take_changed() } else { BTreeSet::new() };
         let neighbours = neighbours.then_some(&self.neighbours);
         let routes_to = compiled.routes(&self.rib, &routes);
-        let writes = self.tables.writes_to(policy.as_ref(), neighbours, &compiled.entries, routes_to);
+        let writes = self.tables.writes_to(policy.as_ref(), neighbours, &compiled.entries, policy_routes, routes_to);
         if let Some(PolicyEntries { truncated, regions, obsolete, .. }) = policy {
             let is_compiled = |scope, remote| regions.iter().any(|region| region.contains(scope, remote));
             self.truncated.retain(|(scope, remote), _| obsolete.is_some() && !is_compiled(*scope, *remote));
@@ -109,6 +118,7 @@ impl World {
             if all {
                 self.ids.egress.end();
             }
+            self.follow_policy_rules(effects);
             if retired != 0 && self.ids.policy.segments.retiring() == 0 {
                 // No sender has these numbers any more: next hops must not admit them, before they are reused.
                 self.pending.egress = Affected::All;
@@ -121,6 +131,14 @@ impl World {
         }
         // After a failure, a retry may need the memory of the entries replaced so far.
         self.begin_release(effects);
+    }
+
+    /// Updates the kernel's rules for policy routes.
+    fn follow_policy_rules(&mut self, effects: &mut Vec<Effect>) {
+        let mut routes = mem::take(&mut self.routes);
+        let connections = &self.ids.policy.connections;
+        routes.follow_policy_rules(self.inputs(), &self.rib, |name| connections.get(name), effects);
+        self.routes = routes;
     }
 
     /// Schedules another write of the tables.
@@ -145,6 +163,11 @@ impl World {
         self.is_releasing = false;
         let frees_port_rules = self.ids.release();
         effects.push(Effect::Release);
+        let unused = self.tables.writes_of_unused_policy_routes();
+        if !unused.is_empty() {
+            self.writing = Some(Writing { routes: BTreeSet::new(), recompiled: Recompiled::default(), all: false });
+            effects.push(Effect::Write(unused));
+        }
         self.begin_release(effects);
         if frees_port_rules {
             // The old rules needed the room of the new ones.

@@ -286,7 +286,7 @@ impl World {
         let removed = transition.difference.connections.removed.iter().cloned().collect();
         let learned = rib.take_out_of_learned(&removed);
         rib.change(routes);
-        rib.follow(config.vpc.as_ref(), &self.host);
+        rib.follow(config, &self.host);
         let inputs = Inputs {
             config,
             host: &self.host,
@@ -298,17 +298,18 @@ impl World {
         let is_compiled = !self.pending.selectors.is_all() && !self.pending.egress.is_all();
         let room = if is_compiled && transition.config.is_none() && !transition.difference.is_beyond_routes() {
             let affected = rib.affected_groups(&Affected::default(), true);
-            fib::egress_tables(inputs, rib, ids, &affected)
+            fib::egress_tables(inputs, rib, ids, &affected).map(drop)
         } else {
             fib::policy_tables(inputs, ids, &Affected::All, &BTreeSet::new(), &self.tables.policy)
                 .and_then(|_| fib::egress_tables(inputs, rib, ids, &AffectedGroups::All))
+                .and_then(|_| fib::policy_route_tables(rib, ids, 0).map(drop))
         };
-        rib.follow(self.config.vpc.as_ref(), &self.host);
+        rib.follow(&self.config, &self.host);
         rib.change(&routes.inverse());
         for (destination, members) in learned {
             rib.set_learned(destination, members);
         }
-        room.map(drop)
+        room
     }
 
     /// Names of all interfaces to attach to, and how many of the connections and the VPC use each.

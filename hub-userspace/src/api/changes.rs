@@ -5,6 +5,8 @@
 //! | `POST /v1/routes` | `{"destination", "next_hop", "weight"?, "publish"?}` |
 //! | `PATCH /v1/routes`, `PUT /v1/routes` | `{"destination", "next_hop"?, "weight"?, "publish"?}` |
 //! | `DELETE /v1/routes` | `{"destination", "next_hop"?}` |
+//! | `POST`, `PATCH`, `PUT /v1/policy-routes` | `{"source", "destination", "next_hop"?, "priority"?, "weight"?, "publish"?}` |
+//! | `DELETE /v1/policy-routes` | `{"source", "destination", "next_hop"?}` |
 //! | `POST`, `PATCH`, `PUT /v1/connections/{name}` | the keys of `[connection.NAME]` |
 //! | `POST`, `PATCH`, `PUT /v1/customer-gateways/{name}` | the keys of `[customer_gateway.NAME]` |
 //! | `POST`, `PATCH`, `PUT /v1/segments/{name}` | the keys of `[segment.NAME]` |
@@ -36,13 +38,15 @@ use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
 use super::{
-    AppState, CONFIRM, CONNECTIONS, CUSTOMER_GATEWAYS, Client, RELOAD, ROUTES, SEGMENTS,
+    AppState, CONFIRM, CONNECTIONS, CUSTOMER_GATEWAYS, Client, POLICY_ROUTES, RELOAD, ROUTES, SEGMENTS,
     access::Peer,
     failure, objects,
     path::{path_of, segment},
 };
 use crate::{
-    config::in_force::{AddRoute, Admin, DeleteRoute, ObjectChange, ProposeError, PutMode, PutObject, SetRoute},
+    config::in_force::{
+        AddRoute, Admin, DeleteRoute, ObjectChange, PolicyRouteChange, ProposeError, PutMode, PutObject, SetRoute,
+    },
     config_manager::{ChangeError, ChangeRequest, Changed, ConfigChange},
     store::{Keys, ObjectId},
 };
@@ -53,8 +57,10 @@ pub(super) fn router() -> Router<AppState> {
     let connection = post(add_connection).patch(set_connection).put(put_connection).delete(delete_connection);
     let gateway = post(add_gateway).patch(set_gateway).put(put_gateway).delete(delete_gateway);
     let segment = post(add_segment).patch(set_segment).put(put_segment).delete(delete_segment);
+    let policy_route = post(add_policy_route).patch(set_policy_route).put(put_policy_route).delete(delete_policy_route);
     Router::new()
         .route(ROUTES, post(add_route).patch(set_route).put(put_route).delete(delete_route).get(objects::routes))
+        .route(POLICY_ROUTES, policy_route.get(objects::policy_routes))
         .route(CONNECTIONS, axum::routing::get(objects::connections))
         .route(&format!("{CONNECTIONS}/{{name}}"), connection.get(objects::connection))
         .route(&format!("{CONNECTIONS}/{{name}}/up"), post(up))
@@ -83,6 +89,24 @@ async fn put_route(state: State<AppState>, peer: Extension<Peer>, body: JsonBody
 
 async fn delete_route(state: State<AppState>, peer: Extension<Peer>, body: JsonBody<DeleteRoute>) -> Response {
     change(&state, &peer, body.map(|Json(delete)| ObjectChange::DeleteRoute(delete))).await
+}
+
+type PolicyBody = JsonBody<PolicyRouteChange>;
+
+async fn add_policy_route(state: State<AppState>, peer: Extension<Peer>, body: PolicyBody) -> Response {
+    change(&state, &peer, body.map(|Json(keys)| ObjectChange::PutPolicyRoute(keys, PutMode::Add))).await
+}
+
+async fn set_policy_route(state: State<AppState>, peer: Extension<Peer>, body: PolicyBody) -> Response {
+    change(&state, &peer, body.map(|Json(keys)| ObjectChange::PutPolicyRoute(keys, PutMode::Merge))).await
+}
+
+async fn put_policy_route(state: State<AppState>, peer: Extension<Peer>, body: PolicyBody) -> Response {
+    change(&state, &peer, body.map(|Json(keys)| ObjectChange::PutPolicyRoute(keys, PutMode::Replace))).await
+}
+
+async fn delete_policy_route(state: State<AppState>, peer: Extension<Peer>, body: PolicyBody) -> Response {
+    change(&state, &peer, body.map(|Json(keys)| ObjectChange::DeletePolicyRoute(keys))).await
 }
 
 /// The handlers of a kind of named objects.
@@ -195,9 +219,17 @@ async fn ask(state: &AppState, peer: &Peer, change: ConfigChange) -> Response {
 
 fn status_of(error: &ChangeError) -> StatusCode {
     match error {
-        ChangeError::Edit(ProposeError::Ambiguous { .. } | ProposeError::NothingAsked) => StatusCode::BAD_REQUEST,
         ChangeError::Edit(
-            ProposeError::Unknown { .. } | ProposeError::NoRoute { .. } | ProposeError::NoSuchHop { .. },
+            ProposeError::Ambiguous { .. }
+            | ProposeError::AmbiguousPolicyRoute { .. }
+            | ProposeError::NextHopMissing
+            | ProposeError::NothingAsked,
+        ) => StatusCode::BAD_REQUEST,
+        ChangeError::Edit(
+            ProposeError::Unknown { .. }
+            | ProposeError::NoRoute { .. }
+            | ProposeError::NoSuchHop { .. }
+            | ProposeError::NoPolicyRoute { .. },
         ) => StatusCode::NOT_FOUND,
         ChangeError::Edit(_)
         | ChangeError::Refused(_)
@@ -206,6 +238,14 @@ fn status_of(error: &ChangeError) -> StatusCode {
         | ChangeError::NothingToConfirm
         | ChangeError::Full(_) => StatusCode::CONFLICT,
         ChangeError::Store(_) | ChangeError::NotApplied(_) | ChangeError::Stopping => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
+
+const fn method_of(mode: PutMode) -> Method {
+    match mode {
+        PutMode::Add => Method::POST,
+        PutMode::Merge => Method::PATCH,
+        PutMode::Replace => Method::PUT,
     }
 }
 
@@ -222,12 +262,13 @@ impl Client {
                 (Method::DELETE, ROUTES.to_owned(), Some(serde_json::to_value(delete)?))
             }
             ObjectChange::Put(PutObject { id, keys, mode }) => {
-                let method = match mode {
-                    PutMode::Add => Method::POST,
-                    PutMode::Merge => Method::PATCH,
-                    PutMode::Replace => Method::PUT,
-                };
-                (method, path_of(id), Some(Value::Object(keys.clone())))
+                (method_of(*mode), path_of(id), Some(Value::Object(keys.clone())))
+            }
+            ObjectChange::PutPolicyRoute(keys, mode) => {
+                (method_of(*mode), POLICY_ROUTES.to_owned(), Some(serde_json::to_value(keys)?))
+            }
+            ObjectChange::DeletePolicyRoute(keys) => {
+                (Method::DELETE, POLICY_ROUTES.to_owned(), Some(serde_json::to_value(keys)?))
             }
             ObjectChange::Delete(id) => (Method::DELETE, path_of(id), None),
             ObjectChange::Admin(Admin { connection, up }) => {

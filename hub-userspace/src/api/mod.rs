@@ -47,6 +47,7 @@ use crate::{
 /// Paths of the socket's HTTP service.
 pub const STATUS: &str = "/v1/status";
 pub const ROUTES: &str = "/v1/routes";
+pub const POLICY_ROUTES: &str = "/v1/policy-routes";
 pub const CONNECTIONS: &str = "/v1/connections";
 pub const SEGMENTS: &str = "/v1/segments";
 pub const CUSTOMER_GATEWAYS: &str = "/v1/customer-gateways";

@@ -3,6 +3,7 @@
 //! | request | answer |
 //! | --- | --- |
 //! | `GET /v1/routes`, with `?destination=PREFIX` | routes as in the status |
+//! | `GET /v1/policy-routes` | policy routes as in the status |
 //! | `GET /v1/connections` | connections as in the status |
 //! | `GET /v1/customer-gateways` | `[{"name", "address", "origin", ...}]` |
 //! | `GET /v1/segments` | `[{"name", "reaches", "origin", ...}]` |
@@ -27,8 +28,8 @@ use serde_json::Value;
 use tokio::sync::oneshot;
 
 use super::{
-    AUDIT, AppState, BACKUP, CONFIG, CUSTOMER_GATEWAYS, Client, ROUTES, SEGMENTS, client::PATIENCE_FOR_CHANGES,
-    failure, path::path_of, respond, snapshot,
+    AUDIT, AppState, BACKUP, CONFIG, CUSTOMER_GATEWAYS, Client, POLICY_ROUTES, ROUTES, SEGMENTS,
+    client::PATIENCE_FOR_CHANGES, failure, path::path_of, respond, snapshot,
 };
 use crate::{
     agent::Request,
@@ -96,6 +97,10 @@ pub(super) async fn routes(
     let is_asked = |route: &status::RouteStatus| destination.is_none_or(|destination| route.destination == destination);
     let routes = snapshot(&state).await.map(|snapshot| snapshot.routes());
     respond(routes.map(|routes| routes.into_iter().filter(is_asked).collect::<Vec<_>>()))
+}
+
+pub(super) async fn policy_routes(State(state): State<AppState>) -> Response {
+    respond(snapshot(&state).await.map(|snapshot| snapshot.policy_routes()))
 }
 
 pub(super) async fn connections(State(state): State<AppState>) -> Response {
@@ -202,6 +207,10 @@ impl Client {
     /// The routes to one destination.
     pub async fn routes_to(&self, destination: IpNet) -> anyhow::Result<Vec<status::RouteStatus>> {
         self.get(&format!("{ROUTES}?destination={destination}")).await
+    }
+
+    pub async fn policy_routes(&self) -> anyhow::Result<Vec<status::PolicyRouteStatus>> {
+        self.get(POLICY_ROUTES).await
     }
 
     pub async fn customer_gateways(&self) -> anyhow::Result<Vec<CustomerGatewayEntry>> {

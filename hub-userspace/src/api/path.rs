@@ -8,7 +8,7 @@ pub(super) fn path_of(id: &ObjectId) -> String {
     let kind = match id {
         ObjectId::Segment(_) => SEGMENTS,
         ObjectId::CustomerGateway(_) => CUSTOMER_GATEWAYS,
-        ObjectId::Connection(_) | ObjectId::Route(_) => CONNECTIONS,
+        ObjectId::Connection(_) | ObjectId::Route(_) | ObjectId::PolicyRoute(_) => CONNECTIONS,
     };
     format!("{kind}/{}", segment(&id.name()))
 }

@@ -9,6 +9,7 @@ mod log;
 mod objects;
 mod packets;
 mod pcapng;
+mod policy_routes;
 mod status;
 mod store;
 pub mod table;
@@ -36,6 +37,7 @@ use self::{
     log::LogFormat,
     objects::{ConnectionCommand, CustomerGatewayCommand, RouteCommand, SegmentCommand},
     packets::{CaptureArgs, MonitorArgs},
+    policy_routes::PolicyRouteCommand,
     store::StoreCommand,
     top::TopArgs,
     trace::TraceArguments,
@@ -137,6 +139,9 @@ enum Command {
     /// Destination routes.
     #[command(subcommand)]
     Route(RouteCommand),
+    /// Policy routes: by source and destination, before all destination routes.
+    #[command(subcommand)]
+    PolicyRoute(PolicyRouteCommand),
     /// Connections and their administrative state.
     #[command(subcommand)]
     Connection(ConnectionCommand),
@@ -261,6 +266,7 @@ async fn execute(cli: Cli) -> Result<ExitCode> {
         }
         Command::Trace(arguments) => trace::run(&client, arguments, cli.output).await?,
         Command::Route(command) => objects::route(command, &client, cli.output).await?,
+        Command::PolicyRoute(command) => policy_routes::run(command, &client, cli.output).await?,
         Command::Connection(command) => objects::connection(command, &client, cli.output).await?,
         Command::Segment(command) => objects::segment(command, &client, cli.output).await?,
         Command::CustomerGateway(command) => objects::customer_gateway(command, &client, cli.output).await?,

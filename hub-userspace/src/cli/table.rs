@@ -8,7 +8,7 @@ use std::{
 use comfy_table::{CellAlignment, Table, presets};
 use serde_json::Value;
 
-use super::cpu_table;
+use super::{cpu_table, policy_routes};
 use crate::{
     api::{CustomerGatewayEntry, SegmentEntry, Shown},
     api_types::{
@@ -53,11 +53,15 @@ pub fn status(FullStatus { status, store, metrics }: &FullStatus) -> String {
         true => String::new(),
         false => format!("  to sites, from interfaces that are not attachments: {}\n", reasons(&status.strangers)),
     };
+    let policies = match status.policy_routes.is_empty() {
+        true => String::new(),
+        false => format!("\n{}", policy_routes::table_of(&status.policy_routes)),
+    };
     let notes_of_configuration = notes_of_configuration(status, store.as_ref(), metrics.as_ref());
     format!(
         "gateway {}\n\n{connections}\n{notes}\n{underlays}{}\n{notes_of_configuration}dropped            {}\nleft to the kernel {}\nkernel drops       {}\n{strangers}",
         status.gateway.name,
-        routes(&status.routes),
+        routes(&status.routes) + &policies,
         reasons(&status.drops),
         reasons(&status.passes),
         reasons(&status.kernel_drops),

@@ -39,7 +39,11 @@ pub fn run(path: &Path, format: CheckFormat) -> CheckOutcome {
     let (diagnostics, ok_line) = match load(path) {
         Ok(Loaded { config, warnings, .. }) => {
             let connections = counted(config.connections.len(), "connection");
-            (warnings, Some(format!("{connections}, {}", counted(config.routes.len(), "route"))))
+            let policy_routes = match config.policy_routes.len() {
+                0 => String::new(),
+                count => format!(", {}", counted(count, "policy route")),
+            };
+            (warnings, Some(format!("{connections}, {}{policy_routes}", counted(config.routes.len(), "route"))))
         }
         Err(error) => (error.diagnostics, None),
     };

@@ -5,7 +5,10 @@ use std::{collections::BTreeMap, fmt};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::model::{Config, Connection, Learn, Metrics, Route, SelectorSource, Vpc};
+use super::{
+    model::{Config, Connection, Learn, Metrics, Route, SelectorSource, Vpc},
+    policy_routes::PolicyRoute,
+};
 
 /// Above this number, changes of one kind are counted instead of listed.
 const MOST_LISTED: usize = 3;
@@ -30,6 +33,9 @@ pub struct Difference {
     pub customer_gateways: NamedDifference,
     pub connections: NamedDifference,
     pub routes: Routes,
+    /// By prefixes and next hop, with changed keys. Absent in recordings of earlier versions.
+    #[serde(default)]
+    pub policy_routes: NamedDifference,
 }
 
 /// Differences between named objects.
@@ -91,6 +97,7 @@ impl Difference {
         let gateway = [
             ("gateway.name", was.name != is.name),
             ("gateway.max_connections", was.max_connections != is.max_connections),
+            ("gateway.max_policy_routes", was.max_policy_routes != is.max_policy_routes),
             ("gateway.spoke_to_spoke", was.spoke_to_spoke != is.spoke_to_spoke),
             ("gateway.allow_default_route", was.allow_default_route != is.allow_default_route),
             ("gateway.address", was.address != is.address),
@@ -124,6 +131,18 @@ impl Difference {
             }),
             connections: NamedDifference::between(&old.connections, &new.connections, connection),
             routes: Routes::between(&old.routes, &new.routes),
+            policy_routes: NamedDifference::between(
+                &policy_routes(&old.policy_routes),
+                &policy_routes(&new.policy_routes),
+                |old, new| {
+                    let keys = [
+                        ("priority", old.priority != new.priority),
+                        ("weight", old.weight != new.weight),
+                        ("publish", old.publish != new.publish),
+                    ];
+                    differing(&keys).collect()
+                },
+            ),
         }
     }
 
@@ -142,7 +161,9 @@ impl Difference {
         let nothing = NamedDifference::default();
         let is_of_metrics = |key: &String| key.split('.').next() == Some(METRICS);
         !self.settings.iter().all(is_of_metrics)
-            || [&self.segments, &self.customer_gateways, &self.connections].into_iter().any(|named| *named != nothing)
+            || [&self.segments, &self.customer_gateways, &self.connections, &self.policy_routes]
+                .into_iter()
+                .any(|named| *named != nothing)
     }
 }
 
@@ -156,6 +177,7 @@ impl fmt::Display for Difference {
             self.customer_gateways.sentences("customer gateway"),
             self.connections.sentences("connection"),
             self.routes.sentences(),
+            self.policy_routes.sentences("policy route"),
         ]
         .concat();
         f.write_str(&parts.join("; "))
@@ -198,6 +220,12 @@ fn vpc(old: Option<&Vpc>, new: Option<&Vpc>) -> Vec<String> {
         .collect(),
         _ => vec!["vpc".to_owned()],
     }
+}
+
+/// By their texts.
+fn policy_routes(routes: &[PolicyRoute]) -> BTreeMap<String, &PolicyRoute> {
+    let text = |route: &PolicyRoute| format!("from {} to {} via {}", route.source, route.destination, route.next_hop);
+    routes.iter().map(|route| (text(route), route)).collect()
 }
 
 fn connection(old: &Connection, new: &Connection) -> Vec<String> {

@@ -21,6 +21,7 @@ use super::{
         Config, Connection, CustomerGateway, DataplaneSettings, Gateway, Learn, LookupKind, Metrics, MssClamp, OnStop,
         ReversePath, Route, SelectorSource, Service, Spread, Underlay, Vpc,
     },
+    policy_routes::PolicyRouteDraft,
     provenance::{FileLine, Places, Provenance},
     section::List,
     segments::Segment,
@@ -42,12 +43,14 @@ pub(super) struct Draft {
     pub customer_gateways: Vec<CustomerGatewayDraft>,
     pub connections: Vec<ConnectionDraft>,
     pub routes: Vec<RouteDraft>,
+    pub policy_routes: Vec<PolicyRouteDraft>,
 }
 
 #[derive(Debug, Clone)]
 pub(super) struct GatewayDraft {
     pub name: Option<Located<String>>,
     pub max_connections: Option<Located<u32>>,
+    pub max_policy_routes: Option<Located<u32>>,
     pub spoke_to_spoke: Option<Located<bool>>,
     pub allow_default_route: Option<Located<bool>>,
     pub address: Option<Located<IpAddr>>,
@@ -180,6 +183,7 @@ impl Draft {
                 .map(|(connection, start)| connection.finish(start))
                 .collect::<Option<_>>()?,
             routes: self.routes.into_iter().map(RouteDraft::finish).collect::<Option<_>>()?,
+            policy_routes: self.policy_routes.into_iter().map(PolicyRouteDraft::finish).collect::<Option<_>>()?,
         })
     }
 
@@ -203,6 +207,7 @@ impl Draft {
             customer_gateways: gateways.collect(),
             connections: connections.collect(),
             routes: self.routes.iter().map(|route| line_of(route.at)).collect(),
+            policy_routes: self.policy_routes.iter().map(|route| line_of(route.at)).collect(),
         }
     }
 }
@@ -212,6 +217,7 @@ impl GatewayDraft {
         Some(Gateway {
             name: self.name?.value,
             max_connections: usize::try_from(self.max_connections?.value).ok()?,
+            max_policy_routes: usize::try_from(self.max_policy_routes?.value).ok()?,
             spoke_to_spoke: self.spoke_to_spoke?.value,
             allow_default_route: self.allow_default_route?.value,
             address: self.address.map(|address| address.value),

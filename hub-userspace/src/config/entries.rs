@@ -17,6 +17,7 @@ use super::{
         DEFAULT_WEIGHT, LookupKind, MssClamp, OnStop, ReversePath, SelectorSource, Service, Spread,
     },
     mss_clamp::mss_clamp,
+    policy_routes::{DEFAULT_MAX_POLICY_ROUTES, MAX_POLICY_ROUTES},
     prefix::{self, Purpose},
     read::SectionReader,
     section::Section,
@@ -40,15 +41,27 @@ const REVERSE_PATHS: [(&str, ReversePath); 2] = [("strict", ReversePath::Strict)
 
 impl SectionReader<'_, '_> {
     pub fn gateway<'a>(&mut self, table: &'a Spanned<DeValue<'a>>) -> Option<GatewayDraft> {
-        const KEYS: &[&str] =
-            &["name", "max_connections", "spoke_to_spoke", "allow_default_route", "address", "vici_socket", "services"];
+        const KEYS: &[&str] = &[
+            "name",
+            "max_connections",
+            "max_policy_routes",
+            "spoke_to_spoke",
+            "allow_default_route",
+            "address",
+            "vici_socket",
+            "services",
+        ];
         let section = self.open(table, "gateway".to_owned(), KEYS, "[gateway]")?;
         let report = &mut *self.report;
         let default_quota = u32::try_from(DEFAULT_MAX_CONNECTIONS).unwrap_or(MAX_CONNECTIONS);
+        let default_policies = u32::try_from(DEFAULT_MAX_POLICY_ROUTES).unwrap_or(MAX_POLICY_ROUTES);
         Some(GatewayDraft {
             name: section.required("name", "\"my-hub\"", report, value::gateway_name),
             max_connections: section.or_default("max_connections", default_quota, report, |value| {
                 value::integer(value, 1..=MAX_CONNECTIONS)
+            }),
+            max_policy_routes: section.or_default("max_policy_routes", default_policies, report, |value| {
+                value::integer(value, 1..=MAX_POLICY_ROUTES)
             }),
             spoke_to_spoke: section.or_default("spoke_to_spoke", true, report, value::boolean),
             allow_default_route: section.or_default("allow_default_route", false, report, value::boolean),

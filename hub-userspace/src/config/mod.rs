@@ -27,6 +27,7 @@ mod mss_clamp;
 mod overlap;
 mod owner;
 mod places;
+pub mod policy_routes;
 mod prefix;
 mod provenance;
 mod read;
@@ -140,6 +141,7 @@ fn merge(draft: &mut Draft, mut more: Draft, report: &mut DiagnosticReport<'_>) 
     draft.customer_gateways.append(&mut more.customer_gateways);
     draft.connections.append(&mut more.connections);
     draft.routes.append(&mut more.routes);
+    draft.policy_routes.append(&mut more.policy_routes);
 }
 
 /// The draft of a text, even with errors, as long as it is valid TOML.

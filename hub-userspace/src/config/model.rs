@@ -19,8 +19,8 @@ use serde::{Deserialize, Serialize};
 
 pub use super::health_check::{Degraded, HealthCheck, Require, WhenDown};
 use super::{
-    address::SiteAddress, ipsec::Ipsec, learn::RouteProtocol, provenance::Provenance, segments::Segment,
-    translate::Translations,
+    address::SiteAddress, ipsec::Ipsec, learn::RouteProtocol, policy_routes::PolicyRoute, provenance::Provenance,
+    segments::Segment, translate::Translations,
 };
 use crate::kernel::netlink::FollowedTable;
 
@@ -57,6 +57,8 @@ pub struct Config {
     pub connections: BTreeMap<String, Connection>,
     /// Routes of the files in file order, then those of the store, oldest first; (destination, next hop) is unique.
     pub routes: Vec<Route>,
+    /// In the same order; (source, destination, next hop) is unique.
+    pub policy_routes: Vec<PolicyRoute>,
     /// Where each object is defined.
     pub provenance: Arc<Provenance>,
 }
@@ -74,6 +76,7 @@ impl PartialEq for Config {
             customer_gateways,
             connections,
             routes,
+            policy_routes,
             provenance: _,
         } = self;
         *gateway == other.gateway
@@ -86,6 +89,7 @@ impl PartialEq for Config {
             && *customer_gateways == other.customer_gateways
             && *connections == other.connections
             && *routes == other.routes
+            && *policy_routes == other.policy_routes
     }
 }
 
@@ -95,6 +99,7 @@ impl Eq for Config {}
 pub struct Gateway {
     pub name: String,
     pub max_connections: usize,
+    pub max_policy_routes: usize,
     /// `false` isolates the sites from each other.
     pub spoke_to_spoke: bool,
     pub allow_default_route: bool,

@@ -8,6 +8,7 @@ use super::{
     },
     health_check::HealthCheckDraft,
     ipsec::{EspDraft, IkeDraft, IpsecDraft},
+    policy_routes::PolicyRouteDraft,
     section::List,
     translate::{TranslateDraft, TranslationDraft},
 };
@@ -66,9 +67,9 @@ macro_rules! relocate {
 }
 
 relocate! {
-    Draft { include, gateway, dataplane, metrics, learn, vpc, underlays, segments, customer_gateways, connections, routes } but {}
+    Draft { include, gateway, dataplane, metrics, learn, vpc, underlays, segments, customer_gateways, connections, routes, policy_routes } but {}
     GatewayDraft {
-        name, max_connections, spoke_to_spoke, allow_default_route, address, vici_socket, services
+        name, max_connections, max_policy_routes, spoke_to_spoke, allow_default_route, address, vici_socket, services
     } but { may_have_address }
     DataplaneDraft { lookup, lookup_memory, on_stop, mark } but {}
     MetricsDraft { listen } but {}
@@ -85,6 +86,7 @@ relocate! {
     TranslationDraft { site, hub } but { number }
     HealthCheckDraft { source, destinations, interval, retries, require, when_down } but { degraded, is_sound }
     RouteDraft { at, destination, next_hop, weight, publish } but { number }
+    PolicyRouteDraft { at, source, destination, next_hop, priority, weight, publish } but { number }
     IpsecDraft {
         at, psk_file, certificate, private_key, ca, start, encap, if_id, create_interface, interface_mtu, dpd_delay,
         allow_weak, ike, esp

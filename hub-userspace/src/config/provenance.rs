@@ -33,9 +33,9 @@ impl fmt::Display for Origin {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct SetAside {
-    /// As the configuration file calls it: `connection`, `customer_gateway`, `segment`, `route`.
+    /// As the configuration file calls it: `connection`, `customer_gateway`, `segment`, `route`, `policy_route`.
     pub kind: String,
-    /// Unique in its kind; a route's is `DESTINATION NEXT_HOP`.
+    /// Unique in its kind; a route's is `DESTINATION NEXT_HOP`, a policy route's `SOURCE DESTINATION NEXT_HOP`.
     pub name: String,
     /// What it conflicts with, and what to do, in one line.
     pub reason: String,
@@ -66,6 +66,7 @@ pub(super) struct Places {
     pub connections: BTreeMap<String, FileLine>,
     /// In the files' order.
     pub routes: Vec<FileLine>,
+    pub policy_routes: Vec<FileLine>,
 }
 
 /// Origins of a configuration's objects, and the objects of the store that are set aside.
@@ -106,6 +107,11 @@ impl Provenance {
     /// first.
     pub fn route(&self, index: usize) -> Origin {
         self.origin(self.places.routes.get(index))
+    }
+
+    /// As [`Self::route`], for [`Config::policy_routes`](super::Config::policy_routes).
+    pub fn policy_route(&self, index: usize) -> Origin {
+        self.origin(self.places.policy_routes.get(index))
     }
 
     /// Number of routes defined in files.

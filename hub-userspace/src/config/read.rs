@@ -10,14 +10,26 @@ use toml::{
 use super::{
     diagnostic::{DiagnosticReport, Located, Problem, join, quoted},
     draft::Draft,
+    policy_routes,
     section::Section,
     segments,
     suggest::nearest,
     value::{self, describe},
 };
 
-pub(super) const SECTIONS: [&str; 10] =
-    ["gateway", "dataplane", "metrics", "learn", "vpc", UNDERLAY, SEGMENT, "customer_gateway", "connection", "route"];
+pub(super) const SECTIONS: [&str; 11] = [
+    "gateway",
+    "dataplane",
+    "metrics",
+    "learn",
+    "vpc",
+    UNDERLAY,
+    SEGMENT,
+    "customer_gateway",
+    "connection",
+    "route",
+    "policy_route",
+];
 /// Only the main file may have them, and [`INCLUDE`].
 const MAIN_SECTIONS: [&str; 4] = ["gateway", "dataplane", "metrics", "learn"];
 /// Its tables have the names of interfaces.
@@ -27,6 +39,7 @@ const SEGMENT: &str = "segment";
 pub(super) const INCLUDE: &str = "include";
 const UNDERLAY_KEYS: &[&str] = &["spread"];
 const SEGMENT_KEYS: &[&str] = &["reaches"];
+const ROUTE_KEYS: &[&str] = &["destination", "next_hop", "weight", "publish"];
 const CUSTOMER_GATEWAY_KEYS: &[&str] = &["address"];
 const CONNECTION_KEYS: &[&str] = &[
     "customer_gateway",
@@ -122,8 +135,11 @@ impl SectionReader<'_, '_> {
         for (name, table) in self.named(root, "connection") {
             draft.connections.push(self.connection(name, &table));
         }
-        for (number, table) in self.routes(root) {
+        for (number, table) in self.listed(root, "route", ROUTE_KEYS) {
             draft.routes.push(self.route(number, &table));
+        }
+        for (number, table) in self.listed(root, "policy_route", policy_routes::KEYS) {
+            draft.policy_routes.push(self.policy_route(number, &table));
         }
         draft
     }
@@ -252,23 +268,27 @@ impl SectionReader<'_, '_> {
         found
     }
 
-    /// The `[[route]]` tables with their numbers.
-    fn routes<'a>(&mut self, root: &'a DeTable<'a>) -> Vec<(usize, Section<'a>)> {
-        const KEYS: &[&str] = &["destination", "next_hop", "weight", "publish"];
-        let shape = "[[route]] before each route";
-        let Some(routes) = root.get("route") else {
+    /// The `[[kind]]` tables with their numbers.
+    fn listed<'a>(
+        &mut self,
+        root: &'a DeTable<'a>,
+        kind: &str,
+        keys: &'static [&'static str],
+    ) -> Vec<(usize, Section<'a>)> {
+        let shape = format!("[[{kind}]] before each {}", kind.replace('_', " "));
+        let Some(routes) = root.get(kind) else {
             return Vec::new();
         };
         let DeValue::Array(elements) = routes.get_ref() else {
             let problem = Problem::new(format!("must be a list of tables, is {}", describe(routes.get_ref())));
-            self.report.error(routes.span().start, "route", problem.help(format!("write {shape}")));
-            self.unread.names.insert(any("route"));
+            self.report.error(routes.span().start, kind, problem.help(format!("write {shape}")));
+            self.unread.names.insert(any(kind));
             return Vec::new();
         };
         let mut found = Vec::new();
         for (index, table) in elements.iter().enumerate() {
-            let path = format!("route[{}]", index + 1);
-            match self.open(table, path.clone(), KEYS, shape) {
+            let path = format!("{kind}[{}]", index + 1);
+            match self.open(table, path.clone(), keys, &shape) {
                 Some(section) => found.push((index + 1, section)),
                 None => _ = self.unread.names.insert(path),
             }

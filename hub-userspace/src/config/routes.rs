@@ -5,22 +5,26 @@ use std::collections::HashMap;
 use ipnet::IpNet;
 
 use super::{
-    diagnostic::{DiagnosticReport, Problem, join, quoted},
-    draft::{ConnectionDraft, Draft, RouteDraft},
+    diagnostic::{DiagnosticReport, Located, Problem, join, quoted},
+    draft::{ConnectionDraft, Draft},
     read::Unread,
     translate::Translations,
 };
 
 pub(super) fn validate(draft: &Draft, unread: &Unread, report: &mut DiagnosticReport<'_>) {
     if !default_routes_may_be(draft, unread) {
-        draft.routes.iter().for_each(|route| refuse_default(route, report));
+        for route in &draft.routes {
+            if let Some(destination) = route.destination {
+                refuse_default(destination, &route.path(), report);
+            }
+        }
     }
     check_duplicates(draft, report);
     check_selectors(draft, report);
 }
 
 /// Whether default routes are allowed, or may be in an unreadable part of the file.
-fn default_routes_may_be(draft: &Draft, unread: &Unread) -> bool {
+pub(super) fn default_routes_may_be(draft: &Draft, unread: &Unread) -> bool {
     let said = draft.gateway.as_ref().map(|gateway| gateway.allow_default_route);
     let unsaid = unread.may_define("gateway") || unread.may_define("allow_default_route");
     match said {
@@ -30,13 +34,14 @@ fn default_routes_may_be(draft: &Draft, unread: &Unread) -> bool {
     }
 }
 
-fn refuse_default(route: &RouteDraft, report: &mut DiagnosticReport<'_>) {
-    let Some(destination) = route.destination.filter(|destination| destination.value.prefix_len() == 0) else {
+/// Reports a default destination of the route at `path`.
+pub(super) fn refuse_default(destination: Located<IpNet>, path: &str, report: &mut DiagnosticReport<'_>) {
+    if destination.value.prefix_len() != 0 {
         return;
-    };
+    }
     let problem = Problem::new(format!("{} matches all packets that no other route matches", destination.value));
     let help = "set allow_default_route = true in [gateway] if that is intended";
-    report.error(destination.at, join(&route.path(), "destination"), problem.help(help));
+    report.error(destination.at, join(path, "destination"), problem.help(help));
 }
 
 /// Routes with the same destination and next hop are duplicates.
@@ -68,14 +73,7 @@ fn check_duplicates(draft: &Draft, report: &mut DiagnosticReport<'_>) {
 
 /// Warns of destinations outside the next hop's remote selectors, as the hub sees them: packets to them are routed, then dropped.
 fn check_selectors(draft: &Draft, report: &mut DiagnosticReport<'_>) {
-    let sound = draft.connections.iter().filter(|connection| connection.remote_cidrs.sound);
-    let coverage = |connection: &ConnectionDraft| {
-        let remotes = connection.remote_cidrs.items.iter().map(|item| item.value);
-        connection.translate.unchanged(&connection.remote_cidrs)?;
-        connection.translate.translations().map(|translations| Coverage::of(remotes, translations))
-    };
-    let coverage: HashMap<_, _> =
-        sound.filter_map(|connection| Some((connection.name.value.as_str(), coverage(connection)?))).collect();
+    let coverage = coverage(draft);
     for route in &draft.routes {
         let (Some(destination), Some(next_hop)) = (route.destination, &route.next_hop) else {
             continue;
@@ -87,6 +85,17 @@ fn check_selectors(draft: &Draft, report: &mut DiagnosticReport<'_>) {
             report.warning(destination.at, join(&route.path(), "destination"), problem);
         }
     }
+}
+
+/// The prefixes of each connection without errors in them, by its name.
+pub(super) fn coverage(draft: &Draft) -> HashMap<&str, Coverage> {
+    let sound = draft.connections.iter().filter(|connection| connection.remote_cidrs.sound);
+    let coverage = |connection: &ConnectionDraft| {
+        let remotes = connection.remote_cidrs.items.iter().map(|item| item.value);
+        connection.translate.unchanged(&connection.remote_cidrs)?;
+        connection.translate.translations().map(|translations| Coverage::of(remotes, translations))
+    };
+    sound.filter_map(|connection| Some((connection.name.value.as_str(), coverage(connection)?))).collect()
 }
 
 /// How much of a destination a connection's remote selectors cover.

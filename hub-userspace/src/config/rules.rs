@@ -9,7 +9,7 @@ use super::{
     draft::{ConnectionDraft, Draft},
     entries::MAX_CONNECTIONS,
     ipsec::IpsecDraft,
-    learn, marks, metrics,
+    learn, marks, metrics, policy_routes,
     read::Unread,
     routes, segments, sites,
     suggest::nearest,
@@ -53,6 +53,7 @@ pub(super) fn validate(draft: &Draft, unread: &Unread, report: &mut DiagnosticRe
     }
     translate::validate(draft, report);
     routes::validate(draft, unread, report);
+    policy_routes::validate(draft, routes::default_routes_may_be(draft, unread), report);
     sites::validate(draft, report);
 }
 
@@ -222,6 +223,9 @@ fn check_next_hops(draft: &Draft, unread: &Unread, report: &mut DiagnosticReport
     for route in &draft.routes {
         names.check(route.next_hop.as_ref(), || join(&route.path(), "next_hop"), report);
     }
+    for route in &draft.policy_routes {
+        names.check(route.next_hop.as_ref(), || join(&route.path(), "next_hop"), report);
+    }
     names.all_known
 }
 
@@ -295,8 +299,9 @@ fn warn_of_unused_gateways(draft: &Draft, report: &mut DiagnosticReport<'_>) {
 }
 
 fn warn_of_unrouted_connections(draft: &Draft, report: &mut DiagnosticReport<'_>) {
-    let used: HashSet<_> =
-        draft.routes.iter().filter_map(|route| route.next_hop.as_ref()).map(|name| name.value.as_str()).collect();
+    let next_hops = draft.routes.iter().map(|route| &route.next_hop);
+    let next_hops = next_hops.chain(draft.policy_routes.iter().map(|route| &route.next_hop));
+    let used: HashSet<_> = next_hops.flatten().map(|name| name.value.as_str()).collect();
     for connection in draft.connections.iter().filter(|connection| !used.contains(connection.name.value.as_str())) {
         let translated = connection.translate.items.first().map(|translation| translation.hub.value);
         let remote = translated.or_else(|| connection.remote_cidrs.items.first().map(|item| item.value));

@@ -12,6 +12,7 @@ use super::{
         Config, Connection, CustomerGateway, Learn, LookupKind, Metrics, MssClamp, OnStop, ReversePath, Route,
         SelectorSource, Underlay,
     },
+    policy_routes::PolicyRoute,
     provenance::Origin,
     segments::Segment,
     translate::Translation,
@@ -33,6 +34,9 @@ pub fn show(config: &Config) -> String {
     }
     for (index, found) in config.routes.iter().enumerate() {
         section(&mut text, &config.provenance.route(index), |text| route(text, found));
+    }
+    for (index, found) in config.policy_routes.iter().enumerate() {
+        section(&mut text, &config.provenance.policy_route(index), |text| policy_route(text, found));
     }
     text
 }
@@ -58,6 +62,11 @@ pub fn show_object(config: &Config, id: &ObjectId) -> Option<(Origin, String)> {
             let index = config.routes.iter().position(is_it)?;
             route(&mut text, &config.routes[index]);
             config.provenance.route(index)
+        }
+        ObjectId::PolicyRoute(id) => {
+            let index = config.policy_routes.iter().position(|route| route.id() == *id)?;
+            policy_route(&mut text, &config.policy_routes[index]);
+            config.provenance.policy_route(index)
         }
     };
     Some((origin, text))
@@ -100,6 +109,7 @@ fn settings(config: &Config) -> String {
     let mut text = format!("# {}\n[gateway]\n", one_line(&config.provenance.main()));
     key(&mut text, "name", string(&gateway.name));
     key(&mut text, "max_connections", gateway.max_connections);
+    key(&mut text, "max_policy_routes", gateway.max_policy_routes);
     key(&mut text, "spoke_to_spoke", gateway.spoke_to_spoke);
     key(&mut text, "allow_default_route", gateway.allow_default_route);
     if let Some(address) = gateway.address {
@@ -281,6 +291,17 @@ fn route(text: &mut String, route: &Route) {
     text.push_str("[[route]]\n");
     key(text, "destination", string(destination));
     key(text, "next_hop", string(next_hop));
+    key(text, "weight", weight);
+    key(text, "publish", publish);
+}
+
+fn policy_route(text: &mut String, route: &PolicyRoute) {
+    let PolicyRoute { source, destination, next_hop, priority, weight, publish } = route;
+    text.push_str("[[policy_route]]\n");
+    key(text, "source", string(source));
+    key(text, "destination", string(destination));
+    key(text, "next_hop", string(next_hop));
+    key(text, "priority", priority);
     key(text, "weight", weight);
     key(text, "publish", publish);
 }

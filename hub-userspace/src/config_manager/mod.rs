@@ -38,7 +38,7 @@ use crate::{
         in_force::{Admin, InForce, ObjectChange, ProposedChange, ValidatedChange},
         load_texts, read_texts,
     },
-    store::{Batch, Body, ObjectId, Opened, Store, StoreError, WriteState, audit},
+    store::{Batch, Body, ObjectId, Opened, PolicyRouteKeys, Store, StoreError, WriteState, audit},
 };
 
 /// A requested change.
@@ -196,6 +196,9 @@ impl ConfigManager {
             ChangeRequest::Stored(id, answer) => {
                 let found = self.in_force.objects().get(&id).map(|stored| match stored.value {
                     Body::Table(keys) => Value::Object(keys),
+                    Body::PolicyRoute(PolicyRouteKeys { priority, weight, publish }) => {
+                        json!({ "priority": priority, "weight": weight, "publish": publish })
+                    }
                     Body::Route(keys) => json!({ "weight": keys.weight, "publish": keys.publish }),
                 });
                 drop(answer.send(found));

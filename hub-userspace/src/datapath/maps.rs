@@ -4,7 +4,9 @@ use aya::{
     Ebpf,
     maps::{Array, DevMap, HashMap, LpmTrie, MapData},
 };
-use hub_common::maps::{GroupMember, LinkAddress, MssLimits, Neighbour, NextHop, Rules, Scoped, Translations, Vlan};
+use hub_common::maps::{
+    GroupMember, LinkAddress, MssLimits, Neighbour, NextHop, PolicyPair, Route, Rules, Scoped, Translations, Vlan,
+};
 
 use super::{
     DatapathError,
@@ -24,6 +26,7 @@ pub struct Maps {
     links: Named<LpmTrie<MapData, Scoped<[u8; 16]>, u32>>,
     limits: Named<Array<MapData, Rules>>,
     neighbours: Named<HashMap<MapData, Neighbour, LinkAddress>>,
+    policy_routes: Named<HashMap<MapData, PolicyPair, Route>>,
     group_members: Named<HashMap<MapData, GroupMember, u32>>,
     groups: Named<Groups>,
     buckets: Named<Array<MapData, u32>>,
@@ -49,6 +52,7 @@ impl Maps {
             links: take(ebpf, "LINKS")?,
             limits: take(ebpf, "PORT_RULES")?,
             neighbours: take(ebpf, "NEIGHBOURS")?,
+            policy_routes: take(ebpf, "POLICY_ROUTES")?,
             group_members: take(ebpf, "GROUP_MEMBERS")?,
             groups,
             buckets: take(ebpf, "BUCKETS")?,
@@ -75,10 +79,11 @@ impl Maps {
             Write::Links(changes) => self.links.change(changes),
             Write::PortRules(changes) => self.limits.change(changes),
             Write::LocalsV4(changes) => self.lookup.change_locals(changes),
-            Write::RemotesV4(changes) => self.lookup.change_remotes(changes),
+            Write::RemotesV4(changes) | Write::PolicyPrefixesV4(changes) => self.lookup.change_remotes(changes),
             Write::LocalsV6(changes) => self.lookup.change_locals(changes),
-            Write::RemotesV6(changes) => self.lookup.change_remotes(changes),
+            Write::RemotesV6(changes) | Write::PolicyPrefixesV6(changes) => self.lookup.change_remotes(changes),
             Write::Routes(changes) => self.lookup.change_routes(changes),
+            Write::PolicyPairs(changes) => self.policy_routes.change(changes),
             Write::Vlans(changes) => self.vlans.change(changes),
             Write::Attachments(changes) => self.attachments.change(changes),
         }

@@ -29,7 +29,7 @@ use super::{
 use crate::config::model::{DataplaneSettings, LookupKind};
 
 /// The tables: the program reads them and never writes them. A map that is not in this list is new in each load.
-const TABLES: [&str; 19] = [
+const TABLES: [&str; 20] = [
     "ATTACHMENTS",
     "FAR_ATTACHMENTS",
     "TRANSLATIONS",
@@ -43,6 +43,7 @@ const TABLES: [&str; 19] = [
     "ROUTES_V4",
     "ROUTES_V6",
     "CHUNKS",
+    "POLICY_ROUTES",
     "BUCKETS",
     "GROUP_MEMBERS",
     "NEXT_HOPS",

@@ -41,8 +41,13 @@ pub fn of_connection(facts: &Facts, name: &str) -> Vec<Finding> {
 }
 
 fn quotas(config: &Config) -> impl Iterator<Item = Finding> {
-    let quotas = [("connections", "gateway.max_connections", config.connections.len(), config.gateway.max_connections)];
-    quotas.into_iter().map(|(objects, key, used, limit)| {
+    let quotas = [
+        ("connections", "gateway.max_connections", config.connections.len(), config.gateway.max_connections),
+        ("policy routes", "gateway.max_policy_routes", config.policy_routes.len(), config.gateway.max_policy_routes),
+    ];
+    // Most hubs have no policy routes.
+    let quotas = quotas.into_iter().filter(|(objects, _, used, _)| *used > 0 || *objects == "connections");
+    quotas.map(|(objects, key, used, limit)| {
         let full = if used >= limit { ": no further ones can be added" } else { "" };
         let message = format!("{used} of {limit} {objects} are in use{full}");
         let action = format!("raise [gateway] {} before more are needed", key.trim_start_matches("gateway."));

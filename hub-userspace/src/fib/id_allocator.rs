@@ -40,6 +40,13 @@ pub struct Full {
     room: usize,
 }
 
+impl Full {
+    /// `what`: in the plural.
+    pub const fn new(what: &'static str, room: usize) -> Self {
+        Self { what, room }
+    }
+}
+
 impl<K: Clone + Eq + Hash> IdAllocator<K> {
     /// `what` names the keys in the error message, in the plural.
     pub fn new(what: &'static str, numbers: Range<u32>) -> Self {

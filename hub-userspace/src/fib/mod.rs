@@ -1,6 +1,6 @@
 //! Compiles the contents of the program's maps from state. The [`IdMaps`] carries ids from one compilation to the next.
 //!
-//! There are four parts. Each is compiled when its inputs have changed, the policy and the egress tables only for the
+//! There are five parts. Each is compiled when its inputs have changed, the policy and the egress tables only for the
 //! connections whose inputs have changed:
 //!
 //! | part | inputs | size |
@@ -8,6 +8,7 @@
 //! | [`policy_tables`] | connections, their selectors and SAs, interfaces | connections and selectors |
 //! | [`neighbour_table`] | neighbours on interfaces where each destination is its own neighbour | these neighbours |
 //! | [`egress_tables`] | groups of next hops, states, neighbours | distinct groups, not routes |
+//! | [`policy_route_tables`] | policy routes | combinations of their prefixes |
 //! | [`CompiledEgress::routes`] | the RIB's destinations | changed destinations |
 //!
 //! [`slow_path`] compiles the kernel's routes, and [`ruleset`] the nftables table.
@@ -22,6 +23,7 @@ mod inputs;
 mod neighbours;
 pub mod old_group;
 mod policy;
+pub mod policy_routes;
 pub mod ruleset;
 mod segment_ids;
 pub mod slow_path;
@@ -32,4 +34,5 @@ pub use self::{
     inputs::Inputs,
     neighbours::neighbour_table,
     policy::policy_tables,
+    policy_routes::policy_route_tables,
 };

@@ -3,4 +3,5 @@
 pub mod buckets;
 pub mod groups;
 pub mod learned;
+pub mod policies;
 pub mod rib;

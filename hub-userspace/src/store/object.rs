@@ -12,6 +12,14 @@ pub type Keys = Map<String, Value>;
 /// Destination and next hop.
 pub type RouteId = (IpNet, String);
 
+/// Prefixes and next hop of a policy route.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PolicyRouteId {
+    pub source: IpNet,
+    pub destination: IpNet,
+    pub next_hop: String,
+}
+
 /// Kind and identity of an object. Displays in the words of a message.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ObjectId {
@@ -19,12 +27,14 @@ pub enum ObjectId {
     CustomerGateway(String),
     Connection(String),
     Route(RouteId),
+    PolicyRoute(PolicyRouteId),
 }
 
 const SEGMENT: &str = "segment";
 const CUSTOMER_GATEWAY: &str = "customer_gateway";
 const CONNECTION: &str = "connection";
 const ROUTE: &str = "route";
+const POLICY_ROUTE: &str = "policy_route";
 
 impl ObjectId {
     /// The name of the section in the configuration file.
@@ -34,14 +44,19 @@ impl ObjectId {
             Self::CustomerGateway(_) => CUSTOMER_GATEWAY,
             Self::Connection(_) => CONNECTION,
             Self::Route(_) => ROUTE,
+            Self::PolicyRoute(_) => POLICY_ROUTE,
         }
     }
 
-    /// Unique within the kind. A route's name is its destination, a space and its next hop; neither contains a space.
+    /// Unique within the kind. A route's name is its destination, a space and its next hop; neither contains a space. That
+    /// of a policy route begins with its source.
     pub fn name(&self) -> String {
         match self {
             Self::Segment(name) | Self::CustomerGateway(name) | Self::Connection(name) => name.clone(),
             Self::Route((destination, next_hop)) => format!("{destination} {next_hop}"),
+            Self::PolicyRoute(PolicyRouteId { source, destination, next_hop }) => {
+                format!("{source} {destination} {next_hop}")
+            }
         }
     }
 
@@ -55,6 +70,12 @@ impl ObjectId {
                 let (destination, next_hop) = name.split_once(' ')?;
                 Some(Self::Route((destination.parse().ok()?, next_hop.to_owned())))
             }
+            POLICY_ROUTE => {
+                let mut words = name.splitn(3, ' ');
+                let mut prefix = || words.next()?.parse().ok();
+                let (source, destination) = (prefix()?, prefix()?);
+                Some(Self::PolicyRoute(PolicyRouteId { source, destination, next_hop: words.next()?.to_owned() }))
+            }
             _ => None,
         }
     }
@@ -67,6 +88,9 @@ impl fmt::Display for ObjectId {
             Self::CustomerGateway(name) => write!(f, "customer gateway {name}"),
             Self::Connection(name) => write!(f, "connection {name}"),
             Self::Route((destination, next_hop)) => write!(f, "route to {destination} via {next_hop}"),
+            Self::PolicyRoute(PolicyRouteId { source, destination, next_hop }) => {
+                write!(f, "policy route from {source} to {destination} via {next_hop}")
+            }
         }
     }
 }
@@ -80,10 +104,22 @@ pub struct RouteKeys {
     pub publish: bool,
 }
 
-/// The keys of an object.
+/// The same of a policy route.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PolicyRouteKeys {
+    /// 1..=100.
+    pub priority: u8,
+    /// 0..=100.
+    pub weight: u8,
+    pub publish: bool,
+}
+
+/// The keys of an object. Their names tell the variants apart.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Body {
+    PolicyRoute(PolicyRouteKeys),
     Route(RouteKeys),
     Table(Keys),
 }
@@ -106,6 +142,7 @@ pub struct Objects {
     /// By name.
     pub connections: BTreeMap<String, Stored<Keys>>,
     pub routes: BTreeMap<RouteId, Stored<RouteKeys>>,
+    pub policy_routes: BTreeMap<PolicyRouteId, Stored<PolicyRouteKeys>>,
     /// Administrative states by connection, including connections of the files: `true` is up.
     pub admin: BTreeMap<String, bool>,
     /// The next object's number.
@@ -123,9 +160,9 @@ pub enum Op {
 
 impl Objects {
     pub fn is_empty(&self) -> bool {
-        let Self { segments, customer_gateways, connections, routes, admin, next_number: _ } = self;
+        let Self { segments, customer_gateways, connections, routes, policy_routes, admin, next_number: _ } = self;
         let has_named = [segments, customer_gateways, connections].into_iter().any(|named| !named.is_empty());
-        !has_named && routes.is_empty() && admin.is_empty()
+        !has_named && routes.is_empty() && policy_routes.is_empty() && admin.is_empty()
     }
 
     /// The number of the next object after these writes.
@@ -155,6 +192,9 @@ impl Objects {
                     (ObjectId::Route(id), Body::Route(keys)) => {
                         self.routes.insert(id.clone(), Stored { number, value: *keys });
                     }
+                    (ObjectId::PolicyRoute(id), Body::PolicyRoute(keys)) => {
+                        self.policy_routes.insert(id.clone(), Stored { number, value: *keys });
+                    }
                     _ => debug_assert!(false, "{id} has another kind of body"),
                 }
             }
@@ -162,6 +202,7 @@ impl Objects {
             Op::Delete(ObjectId::CustomerGateway(name)) => drop(self.customer_gateways.remove(name)),
             Op::Delete(ObjectId::Connection(name)) => drop(self.connections.remove(name)),
             Op::Delete(ObjectId::Route(id)) => drop(self.routes.remove(id)),
+            Op::Delete(ObjectId::PolicyRoute(id)) => drop(self.policy_routes.remove(id)),
             Op::Admin(name, Some(up)) => drop(self.admin.insert(name.clone(), *up)),
             Op::Admin(name, None) => drop(self.admin.remove(name)),
         }
@@ -176,6 +217,10 @@ impl Objects {
             ObjectId::Connection(name) => self.connections.get(name).map(table),
             ObjectId::Route(id) => {
                 self.routes.get(id).map(|found| Stored { number: found.number, value: Body::Route(found.value) })
+            }
+            ObjectId::PolicyRoute(id) => {
+                let found = self.policy_routes.get(id);
+                found.map(|found| Stored { number: found.number, value: Body::PolicyRoute(found.value) })
             }
         }
     }

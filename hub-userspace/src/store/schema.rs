@@ -84,7 +84,12 @@ pub(super) fn read(database: &redb::Database) -> Result<Contents, Cause> {
         let id = ObjectId::of(kind, name).ok_or_else(|| damaged(format!("unknown object {kind} {name}")))?;
         let StoreRow { number, keys } =
             serde_json::from_slice(value.value()).map_err(|error| damaged(format!("{id}: {error}")))?;
-        if matches!(id, ObjectId::Route(_)) != matches!(keys, Body::Route(_)) {
+        let is_of_kind = match (&id, &keys) {
+            (ObjectId::Route(_), Body::Route(_)) | (ObjectId::PolicyRoute(_), Body::PolicyRoute(_)) => true,
+            (ObjectId::Route(_) | ObjectId::PolicyRoute(_), _) | (_, Body::Route(_) | Body::PolicyRoute(_)) => false,
+            (_, Body::Table(_)) => true,
+        };
+        if !is_of_kind {
             return Err(damaged(format!("{id} has the keys of another kind of object")));
         }
         contents.objects.apply(&Op::Put(id, Stored { number, value: keys }));

@@ -18,7 +18,7 @@ use crate::{
         ProgramRun, StageOutcome, THE_VPC, Trace, TraceAction, TraceEgress, TraceLookup, TraceOrigin, TracePacket,
         TraceStage, TraceVerdict,
     },
-    config::{Config, Origin},
+    config::{Config, Origin, policy_routes::PolicyRoute},
     datapath::{Action, Hook, TraceRun},
 };
 
@@ -133,6 +133,12 @@ fn origin(config: &Config, object: &Object) -> Option<TraceOrigin> {
             origin: config.provenance.connection(name),
             negotiated: *negotiated,
         }),
+        Object::PolicyRoute { key, next_hop } => {
+            let is_it = |route: &PolicyRoute| route.key() == *key && route.next_hop == *next_hop;
+            let origin = config.provenance.policy_route(config.policy_routes.iter().position(is_it)?);
+            let object = format!("policy route from {} to {} by {next_hop}", key.source, key.destination);
+            Some(TraceOrigin { object, origin, negotiated: false })
+        }
         Object::Route { destination, next_hop, is_learned } => {
             let is_it =
                 |route: &crate::config::model::Route| route.destination == *destination && route.next_hop == *next_hop;

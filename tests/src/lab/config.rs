@@ -22,6 +22,8 @@ pub struct HubConfig {
     pub routes: Vec<RouteConfig>,
     /// Contents of `[learn]`; `None`: no such section.
     pub learn: Option<&'static str>,
+    /// `[[policy_route]]` sections.
+    pub policy_routes: String,
 }
 
 /// The hub's public side, as its sites reach it.
@@ -100,8 +102,15 @@ impl HubConfig {
     /// each.
     pub fn offices(sites: &[Site]) -> Self {
         let connections = sites.iter().map(|site| ConnectionConfig::to_site(site, 0)).collect();
-        let mut config =
-            Self { spoke_to_spoke: true, services: None, public: None, connections, routes: Vec::new(), learn: None };
+        let mut config = Self {
+            spoke_to_spoke: true,
+            services: None,
+            public: None,
+            connections,
+            routes: Vec::new(),
+            learn: None,
+            policy_routes: String::new(),
+        };
         for site in sites {
             config.add_routes(site, 0, 100);
         }
@@ -228,7 +237,7 @@ impl fmt::Display for HubConfig {
             writeln!(f, "[[route]]\ndestination = \"{destination}\"\nnext_hop = \"{next_hop}\"")?;
             writeln!(f, "weight = {weight}\npublish = {publish}\n")?;
         }
-        Ok(())
+        f.write_str(&self.policy_routes)
     }
 }
 

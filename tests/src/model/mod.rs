@@ -24,4 +24,6 @@ mod world;
 pub use hook::Hook;
 pub use predict::{Account, Count, Mark, Prediction, Verdict};
 pub use translate::Translations;
-pub use world::{Agreement, Connection, Interface, MssClamp, Pair, ReversePath, Route, Segment, Vpc, World};
+pub use world::{
+    Agreement, Connection, Interface, MssClamp, Pair, PolicyRoute, ReversePath, Route, Segment, Vpc, World,
+};

@@ -179,7 +179,7 @@ impl World {
         let length = packet.length as u64;
         trail.counts.push((trail.account.clone(), Count::Received(length)));
 
-        let target = self.target(packet.destination).ok_or(Verdict::Pass("no_route"))?;
+        let target = self.chosen(packet.source, packet.destination).ok_or(Verdict::Pass("no_route"))?;
         let way = self.way(&target, &packet);
         if !self.may_meet(&trail.account, &way.account) {
             return Err(Verdict::Drop("isolated"));

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use ipnet::IpNet;
 
-use super::{Account, Interface, Route, World, flow, parse::Packet, prefix::contains};
+use super::{Account, Interface, PolicyRoute, Route, World, flow, parse::Packet, prefix::contains};
 
 /// The target of a destination.
 pub enum Target<'a> {
@@ -13,6 +13,34 @@ pub enum Target<'a> {
     },
     /// All routes of one destination, by next-hop name; at least one.
     Routes(Vec<&'a Route>),
+    /// All policy routes of one priority and pair of prefixes, likewise.
+    Policy(Vec<&'a PolicyRoute>),
+}
+
+/// A next hop with its weight, whatever leads to it.
+pub trait Weighted {
+    fn next_hop(&self) -> &str;
+    fn weight(&self) -> u8;
+}
+
+impl Weighted for Route {
+    fn next_hop(&self) -> &str {
+        &self.next_hop
+    }
+
+    fn weight(&self) -> u8 {
+        self.weight
+    }
+}
+
+impl Weighted for PolicyRoute {
+    fn next_hop(&self) -> &str {
+        &self.next_hop
+    }
+
+    fn weight(&self) -> u8 {
+        self.weight
+    }
 }
 
 /// The egress of a packet.
@@ -66,6 +94,23 @@ impl World {
         }
     }
 
+    /// The target of a packet: that of the policy routes, if one matches. The first one has the smallest priority, then the
+    /// longest source, then the longest destination.
+    pub(super) fn chosen(&self, source: IpAddr, destination: IpAddr) -> Option<Target<'_>> {
+        let matches = |route: &&PolicyRoute| contains(route.source, source) && contains(route.destination, destination);
+        let order = |route: &PolicyRoute| {
+            let lengths = [route.source, route.destination].map(|prefix| std::cmp::Reverse(prefix.prefix_len()));
+            (route.priority, lengths)
+        };
+        let Some(first) = self.policy_routes.iter().filter(matches).map(order).min() else {
+            return self.target(destination);
+        };
+        let mut members: Vec<_> =
+            self.policy_routes.iter().filter(matches).filter(|route| order(route) == first).collect();
+        members.sort_by_key(|route| &route.next_hop);
+        Some(Target::Policy(members))
+    }
+
     /// Length of the longest VPC prefix that contains an address: the VPC's own, or a part of it that the kernel routes
     /// to the VPC interface.
     fn vpc_prefix_length(&self, destination: IpAddr) -> Option<u8> {
@@ -102,14 +147,17 @@ impl World {
                 interface: self.vpc.as_ref().and_then(|vpc| self.interface(&vpc.interface)),
                 neighbour: gateway.unwrap_or(packet.destination),
             },
-            Target::Routes(routes) => {
-                let connection = self.connection(self.member(routes, packet));
-                Way {
-                    account: Account::Connection(connection.name.clone()),
-                    interface: self.interface(&connection.interface),
-                    neighbour: connection.peer.unwrap_or(packet.destination),
-                }
-            }
+            Target::Routes(routes) => self.way_by(self.member(routes, packet), packet),
+            Target::Policy(routes) => self.way_by(self.member(routes, packet), packet),
+        }
+    }
+
+    fn way_by(&self, next_hop: &str, packet: &Packet) -> Way<'_> {
+        let connection = self.connection(next_hop);
+        Way {
+            account: Account::Connection(connection.name.clone()),
+            interface: self.interface(&connection.interface),
+            neighbour: connection.peer.unwrap_or(packet.destination),
         }
     }
 
@@ -121,9 +169,9 @@ impl World {
         active.into_iter().map(|(name, weight)| (name.to_owned(), f64::from(weight) / f64::from(total))).collect()
     }
 
-    fn member<'a>(&self, routes: &[&'a Route], packet: &Packet) -> &'a str {
+    fn member<'a, R: Weighted>(&self, routes: &[&'a R], packet: &Packet) -> &'a str {
         if let [only] = routes {
-            return &only.next_hop;
+            return only.next_hop();
         }
         let active = self.active(routes);
         let buckets = flow::share_out(&active.iter().map(|(_, weight)| *weight).collect::<Vec<_>>());
@@ -133,12 +181,12 @@ impl World {
 
     /// Members with weights above 0 that are up. If there are none, those of weight 0 that are up. If all are down,
     /// those with weights above 0, so that traffic can bring the tunnel up; otherwise those of weight 0.
-    fn active<'a>(&self, routes: &[&'a Route]) -> Vec<(&'a str, u32)> {
+    fn active<'a, R: Weighted>(&self, routes: &[&'a R]) -> Vec<(&'a str, u32)> {
         let pick = |weighted: bool, only_up: bool| -> Vec<(&'a str, u32)> {
-            let part = |route: &Route| if weighted { u32::from(route.weight) } else { 1 };
-            let candidates = routes.iter().filter(|route| (route.weight > 0) == weighted);
-            let candidates = candidates.filter(|route| !only_up || self.connection(&route.next_hop).up);
-            candidates.map(|route| (route.next_hop.as_str(), part(route))).collect()
+            let part = |route: &R| if weighted { u32::from(route.weight()) } else { 1 };
+            let candidates = routes.iter().filter(|route| (route.weight() > 0) == weighted);
+            let candidates = candidates.filter(|route| !only_up || self.connection(route.next_hop()).up);
+            candidates.map(|route| (route.next_hop(), part(route))).collect()
         };
         let choices = [pick(true, true), pick(false, true), pick(true, false), pick(false, false)];
         choices.into_iter().find(|members| !members.is_empty()).expect("a destination has routes")

@@ -159,7 +159,7 @@ impl World {
             Some(Target::Routes(routes)) if routes.iter().all(|route| route.next_hop != connection.name) => {
                 Err("way back to another site")
             }
-            Some(Target::Routes(_)) => Ok(()),
+            Some(Target::Routes(_) | Target::Policy(_)) => Ok(()),
         }
     }
 

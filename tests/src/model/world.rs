@@ -13,6 +13,7 @@ pub struct World {
     pub connections: Vec<Connection>,
     pub vpc: Option<Vpc>,
     pub routes: Vec<Route>,
+    pub policy_routes: Vec<PolicyRoute>,
     /// Whether sites may reach each other.
     pub spoke_to_spoke: bool,
     pub segments: Vec<Segment>,
@@ -124,6 +125,19 @@ pub struct Route {
     pub destination: IpNet,
     /// Name of a connection.
     pub next_hop: String,
+    /// 0..=100; 0 is standby.
+    pub weight: u8,
+}
+
+/// A policy route.
+#[derive(Debug, Clone)]
+pub struct PolicyRoute {
+    pub source: IpNet,
+    pub destination: IpNet,
+    /// Name of a connection.
+    pub next_hop: String,
+    /// 1..=100; the smallest comes first.
+    pub priority: u8,
     /// 0..=100; 0 is standby.
     pub weight: u8,
 }

@@ -11,6 +11,7 @@ mod coverage;
 mod draw;
 mod icmp_errors;
 mod packets;
+mod policies;
 #[path = "../program/mod.rs"]
 #[expect(dead_code, reason = "other tests run one program at a time")]
 mod program;

@@ -51,5 +51,9 @@ fn write(text: &mut String, world: &World) -> std::fmt::Result {
     for route in &world.routes {
         writeln!(text, "route {} -> {} weight {}", route.destination, route.next_hop, route.weight)?;
     }
+    for route in &world.policy_routes {
+        write!(text, "policy {} {} -> {} -> {}", route.priority, route.source, route.destination, route.next_hop)?;
+        writeln!(text, " weight {}", route.weight)?;
+    }
     Ok(())
 }

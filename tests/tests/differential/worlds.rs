@@ -9,7 +9,7 @@ use rand::{Rng, rngs::SmallRng, seq::IndexedRandom};
 use crate::{
     agreements,
     draw::{address_within, one_of, percent, prefix, prefix_within},
-    translations,
+    policies, translations,
 };
 
 /// Interfaces available to a world; the first is the VPC's, if there is one.
@@ -57,6 +57,7 @@ pub fn draw(rng: &mut SmallRng) -> World {
     }
     add_segments(rng, &mut world);
     add_routes(rng, &size, &mut world);
+    policies::draw(rng, &mut world, size.spread);
     translations::draw(rng, &mut world);
     agreements::draw(rng, &mut world);
     add_neighbours(rng, &mut world);

@@ -7,7 +7,9 @@ use std::fs;
 use anyhow::Context;
 use hub_tests::lab::{Agent, AgentCommand, End, HUB, Link, Namespace, PlaceSpec, World, agent_binary};
 
-use crate::places::{ALL, FAR_DEVICE, OWN4, OWN6, Place, SEGMENTS, SHARED, SHARED4, SHARED6, SITES, TRANSLATED};
+use crate::places::{
+    ALL, FAR_DEVICE, OWN4, OWN6, POLICY_ROUTES, Place, SEGMENTS, SHARED, SHARED4, SHARED6, SITES, TRANSLATED,
+};
 use crate::policy::Policy;
 use crate::raw::{Raw, RawLink};
 
@@ -24,6 +26,8 @@ pub struct Variant {
     pub translated: bool,
     /// Some sites are in segments: [`SEGMENTS`].
     pub segments: bool,
+    /// There are policy routes: [`POLICY_ROUTES`].
+    pub policy_routes: bool,
 }
 
 impl Variant {
@@ -34,6 +38,7 @@ impl Variant {
         raw: Raw::Tun,
         translated: false,
         segments: false,
+        policy_routes: false,
     };
     pub const ISOLATED: Self = Self { spoke_to_spoke: false, ..Self::PLAIN };
 
@@ -48,6 +53,7 @@ impl Variant {
             guarded: true,
             translated: self.translated,
             segments: self.segments,
+            policy_routes: self.policy_routes,
         }
     }
 
@@ -77,6 +83,16 @@ impl Variant {
         if self.segments {
             let section = |(name, reaches)| format!("\n[segment.{name}]\nreaches = {reaches:?}\n");
             parts.extend(SEGMENTS.map(section));
+        }
+        if self.policy_routes {
+            for (source, destination, next_hop) in POLICY_ROUTES {
+                let ((from4, from6), (to4, to6)) = (source.networks(), destination.networks());
+                for (from, to) in [(from4.to_string(), to4.to_string()), (from6.to_string(), to6.to_string())] {
+                    parts.push(format!(
+                        "\n[[policy_route]]\nsource = \"{from}\"\ndestination = \"{to}\"\nnext_hop = \"{next_hop}\"\n"
+                    ));
+                }
+            }
         }
         for (site, last) in SITES.into_iter().zip(61..) {
             let (net4, net6) = site.networks();

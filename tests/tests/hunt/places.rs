@@ -41,6 +41,10 @@ pub const OWN6: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0xfd90, 0, 0, 0, 0, 
 /// The segments in hunts with segments, and what they reach. The sites without one are in the default segment.
 pub const SEGMENTS: [(&str, &[&str]); 2] = [("left", &["vpc", "right"]), ("right", &["left", "right", "default"])];
 
+/// The policy routes in hunts with policy routes, by networks: source, destination, next hop. The selectors of the first one's
+/// next hop admit all addresses, those of the second one's only its own.
+pub const POLICY_ROUTES: [(Place, Place, Place); 2] = [(Alpha, Beta, Delta), (Epsilon, Alpha, Beta)];
+
 /// The far end of every Ethernet link has this device.
 pub const FAR_DEVICE: &str = "up0";
 

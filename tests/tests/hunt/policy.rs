@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use crate::places::{ALL, Place, Places, SHARED, SHARED4, SHARED6, SITES, TRANSLATED, is_hub, within};
+use crate::places::{ALL, POLICY_ROUTES, Place, Places, SHARED, SHARED4, SHARED6, SITES, TRANSLATED, is_hub, within};
 use crate::reading::Reading;
 
 /// The maximum number of tags before an IP header.
@@ -23,6 +23,8 @@ pub struct Policy {
     pub translated: bool,
     /// Some sites are in segments.
     pub segments: bool,
+    /// There are [`POLICY_ROUTES`].
+    pub policy_routes: bool,
 }
 
 /// Where one packet may arrive, and where it must.
@@ -105,11 +107,29 @@ impl Policy {
         let next_hops = ALL.iter().copied().filter(|place| {
             let isolated = !self.spoke_to_spoke && entry != Place::Vpc && *place != Place::Vpc
                 || self.segments && !entry.may_reach(*place);
-            leads_to(packet.destination, *place) && !isolated && (*place == Place::Vpc || admits(*place, packet.source))
+            let leads = match self.policy_route(packet) {
+                Some(next_hop) => {
+                    next_hop == *place && (*place == Place::Delta || leads_to(packet.destination, *place))
+                }
+                None => leads_to(packet.destination, *place),
+            };
+            leads && !isolated && (*place == Place::Vpc || admits(*place, packet.source))
         });
         let next_hops: Vec<Place> = next_hops.collect();
         let all = Places::of(&next_hops);
         Allowed { packet: all, answers, must: self.must(entry, packet, &next_hops) }
+    }
+
+    /// The next hop of the policy route that matches.
+    fn policy_route(self, packet: &Reading) -> Option<Place> {
+        let is_of = |place: Place, address| {
+            let (v4, v6) = place.networks();
+            within(v4, address) || within(v6, address)
+        };
+        let matches = |(source, destination, _): &&(Place, Place, Place)| {
+            is_of(*source, packet.source) && is_of(*destination, packet.destination)
+        };
+        POLICY_ROUTES.iter().filter(|_| self.policy_routes).find(matches).map(|(_, _, next_hop)| *next_hop)
     }
 
     /// Where the kernel alone, without the table, may forward a site's packet that the program passes to it.
@@ -192,8 +212,15 @@ mod tests {
 
     const HUB: [u8; 6] = [2, 0, 0, 0, 0, 1];
     const FAR: [u8; 6] = [2, 0, 0, 0, 0, 2];
-    const OPEN: Policy =
-        Policy { spoke_to_spoke: true, promises_raw_links: true, guarded: true, translated: false, segments: false };
+    const OPEN: Policy = Policy {
+        spoke_to_spoke: true,
+        promises_raw_links: true,
+        guarded: true,
+        translated: false,
+        segments: false,
+        policy_routes: false,
+    };
+    const BY_SOURCE: Policy = Policy { policy_routes: true, ..OPEN };
     const ISOLATED: Policy = Policy { spoke_to_spoke: false, ..OPEN };
 
     fn allowed(policy: Policy, entry: Place, from: &str, to: &str, change: impl Fn(Packet) -> Packet) -> Allowed {
@@ -316,5 +343,13 @@ mod tests {
             let allowed = allowed(OPEN, Place::Alpha, "10.61.0.1", "10.62.0.1", change);
             assert_eq!((allowed.packet, allowed.must), (Places::of(&[Place::Beta]), None));
         }
+    }
+
+    #[test]
+    fn policy_routes_come_before_routes_and_obey_selectors() {
+        let must = |entry, from, to| allowed(BY_SOURCE, entry, from, to, |packet| packet).must;
+        assert_eq!(must(Place::Alpha, "10.61.0.9", "10.62.0.9"), Some(Place::Delta));
+        let refused = allowed(BY_SOURCE, Place::Epsilon, "10.65.0.9", "10.61.0.9", |packet| packet);
+        assert_eq!(refused.packet, Places::NONE);
     }
 }

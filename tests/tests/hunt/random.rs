@@ -24,7 +24,11 @@ const fn segmented(variant: Variant) -> Variant {
     Variant { segments: true, ..variant }
 }
 
-const VARIANTS: [Variant; 12] = [
+const fn by_source(variant: Variant) -> Variant {
+    Variant { policy_routes: true, ..variant }
+}
+
+const VARIANTS: [Variant; 15] = [
     variant("auto", "0", true),
     variant("tc", "0", true),
     variant("generic", "0", true),
@@ -37,6 +41,9 @@ const VARIANTS: [Variant; 12] = [
     segmented(variant("auto", "0", true)),
     segmented(variant("generic", "1", true)),
     segmented(translated(variant("tc", "0", true))),
+    by_source(variant("auto", "1", true)),
+    by_source(variant("tc", "0", true)),
+    by_source(segmented(variant("generic", "0", true))),
 ];
 
 /// A number from the environment.

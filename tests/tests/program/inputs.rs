@@ -14,6 +14,7 @@ use hub_userspace::{
             self, Config, Connection, CustomerGateway, DEFAULT_VICI_SOCKET, Gateway, MssClamp, ReversePath, Route,
             SelectorSource, Service, Vpc,
         },
+        policy_routes::PolicyRoute,
         segments::{self, Segment},
         translate::{Translation, Translations},
     },
@@ -67,11 +68,20 @@ pub fn inputs(world: &World) -> (Config, HostState, States) {
         weight: route.weight,
         publish: false,
     });
+    let policy_routes = world.policy_routes.iter().map(|route| PolicyRoute {
+        source: route.source,
+        destination: route.destination,
+        next_hop: route.next_hop.clone(),
+        priority: route.priority,
+        weight: route.weight,
+        publish: false,
+    });
     let vpc = world.vpc.as_ref();
     let vpc = vpc.map(|vpc| Vpc { interface: vpc.interface.clone(), cidrs: vpc.cidrs.clone(), publish_table: 254 });
     let gateway = Gateway {
         name: "hub".into(),
         max_connections: world.connections.len(),
+        max_policy_routes: world.policy_routes.len(),
         spoke_to_spoke: world.spoke_to_spoke,
         allow_default_route: true,
         address: None,
@@ -90,6 +100,7 @@ pub fn inputs(world: &World) -> (Config, HostState, States) {
         customer_gateways: BTreeMap::from([("anybody".into(), anybody)]),
         connections: connections.collect(),
         routes: routes.collect(),
+        policy_routes: policy_routes.collect(),
         provenance: std::sync::Arc::default(),
     };
     let state = |up| if up { State::Up } else { State::Down };

@@ -164,18 +164,33 @@ impl Program {
         let negotiated = negotiated(world);
         let Agent { layout, rib, routes } = agent;
         rib.change(&Routes::between(routes, &config.routes));
-        rib.follow(config.vpc.as_ref(), &host);
+        rib.follow(&config, &host);
         let inputs =
             Inputs { config: &config, host: &host, states: &states, negotiated: &negotiated, tc_only: &tc_only };
-        let ingress = fib::policy_tables(inputs, layout, &Affected::All, &BTreeSet::new(), &self.tables.policy)?;
+        let mut ingress = fib::policy_tables(inputs, layout, &Affected::All, &BTreeSet::new(), &self.tables.policy)?;
         let compiled = fib::egress_tables(inputs, rib, layout, &AffectedGroups::All)?;
+        let (generation, policy_routes) =
+            self.tables.next_policy_routes(|generation| fib::policy_route_tables(rib, layout, generation))?;
+        ingress.set_policy_generation(generation);
         let mut changed = rib.take_changed();
         let destinations: BTreeSet<IpNet> = rib.iter().collect();
         // Entries of another agent.
         changed.extend(self.destinations.difference(&destinations));
         let neighbours = fib::neighbour_table(inputs);
         let routes_to = compiled.routes(rib, &changed);
-        for write in self.tables.writes_to(Some(&ingress), Some(&neighbours), &compiled.entries, routes_to) {
+        for write in self.tables.writes_to(
+            Some(&ingress),
+            Some(&neighbours),
+            &compiled.entries,
+            Some((generation, &policy_routes)),
+            routes_to,
+        ) {
+            let (count, result) = self.dataplane.write(&write);
+            self.tables.note(&write, count);
+            result?;
+        }
+        // No packet is in flight.
+        for write in self.tables.writes_of_unused_policy_routes() {
             let (count, result) = self.dataplane.write(&write);
             self.tables.note(&write, count);
             result?;

@@ -6,6 +6,7 @@ mod icmp_errors;
 mod kernel;
 mod others;
 mod peers;
+mod policy_routes;
 mod routes;
 mod sources;
 mod translate;

@@ -190,5 +190,6 @@ pub fn gateway() -> World {
         routes: routes.collect(),
         spoke_to_spoke: true,
         segments: Vec::new(),
+        policy_routes: Vec::new(),
     }
 }

@@ -12,6 +12,7 @@ mod mss;
 mod negotiated;
 mod next_hops;
 mod policy;
+mod policy_routes;
 #[path = "../program/mod.rs"]
 mod program;
 mod protocol;

@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use hub_common::maps::{
-    ANY_LOCAL, Attachment, MssLimits, NO_PORT_RULES, NO_REVERSE_PATH, Route, Rule, Scoped, UNATTRIBUTED, VPC,
+    ANY_LOCAL, Attachment, MssLimits, NO_PORT_RULES, NO_REVERSE_PATH, PolicyPair, Remote, Route, Rule, Scoped,
+    UNATTRIBUTED, VPC, policy_sources,
 };
 use ipnet::IpNet;
 
@@ -11,7 +12,10 @@ use super::{
     evaluate::{buckets, name},
     sim::State,
 };
-use crate::fib::tables::{FamilyMaps, Prefix, Tables};
+use crate::{
+    fib::tables::{FamilyMaps, PolicyRouteTables, Prefix, Tables},
+    kernel::netlink::{RouteKey, RuleKind},
+};
 
 /// Largest difference in buckets between two distributions.
 const ROUNDING: usize = 2;
@@ -31,15 +35,20 @@ pub struct Canonical {
     attached: BTreeMap<u32, (String, bool)>,
     guard: String,
     kernel_routes: String,
+    /// By rule and family: the connection, and its table if that is another.
+    rules: BTreeSet<String>,
+    /// The members' next hops, by prefixes, and whether the table has all.
+    policy_routes: BTreeMap<String, BTreeSet<String>>,
     /// Flags, members and kinds of next hops.
     routes: BTreeMap<IpNet, (u16, BTreeSet<String>, BTreeSet<String>)>,
 }
 
 pub fn canonical(state: &State) -> Canonical {
-    let State { tables, routes, attached, kernel_routes, .. } = state;
-    let Tables { policy, neighbours, egress } = tables;
+    let State { tables, routes, attached, kernel_routes, rules, .. } = state;
+    let Tables { policy, neighbours, egress, policy_routes } = tables;
     let attachments = policy.attachments.iter().map(|(ifindex, attachment)| {
-        let plain = Attachment { scope: 0, connection: 0, translations: 0, ..*attachment };
+        let flags = Attachment::with_policy_generation(attachment.flags, 0);
+        let plain = Attachment { scope: 0, connection: 0, translations: 0, flags, ..*attachment };
         let translations = policy.translations.get(&attachment.translations);
         assert_eq!(translations.is_none(), attachment.translations == 0, "an index without translations");
         let scope = scope(tables, attachment.scope);
@@ -77,9 +86,65 @@ pub fn canonical(state: &State) -> Canonical {
         others: format!("{:?} {:?} {:?} {:?}", policy.vlans, policy.links, neighbours, state.translated),
         attached: attached.clone(),
         guard: format!("{guard:?}"),
-        kernel_routes: format!("{kernel_routes:?}"),
+        kernel_routes: format!(
+            "{:?}",
+            kernel_routes
+                .iter()
+                .map(|(key, action)| match key.table.checked_sub(1_180_000) {
+                    Some(slot) => (name(tables, slot), RouteKey { table: 0, ..*key }, action),
+                    None => (String::new(), *key, action),
+                })
+                .collect::<BTreeSet<_>>()
+        ),
+        rules: rules
+            .iter()
+            .map(|rule| match rule.kind {
+                RuleKind::Marked { mark, mask, table } => {
+                    let slot = (mark & !0x1000_0000) >> 16;
+                    assert_eq!((mask, table), (0x1fff_0000, 1_180_000 + slot), "{rule:?}");
+                    format!("{:?} {}", rule.family, name(tables, slot))
+                }
+                other => format!("{:?} {other:?}", rule.family),
+            })
+            .collect(),
+        policy_routes: pairs(tables, policy_routes),
         routes: routes.iter().map(route).collect(),
     }
+}
+
+/// What each combination of two prefixes leads to.
+fn pairs(tables: &Tables, policy_routes: &PolicyRouteTables) -> BTreeMap<String, BTreeSet<String>> {
+    let in_use = tables.policy.policy_generations();
+    assert!(in_use.len() <= 1, "all attachments have one generation of policy routes: {in_use:?}");
+    let Some(generation) = in_use.first() else { return BTreeMap::new() };
+    let mut all = of_pairs(tables, policy_routes, &policy_routes.v4, *generation);
+    all.extend(of_pairs(tables, policy_routes, &policy_routes.v6, *generation));
+    all
+}
+
+fn of_pairs<A: Ord + Copy + std::fmt::Debug>(
+    tables: &Tables,
+    policy_routes: &PolicyRouteTables,
+    prefixes: &BTreeMap<Prefix<Scoped<A>>, Remote>,
+    generation: u32,
+) -> BTreeMap<String, BTreeSet<String>> {
+    let of = |scope: u32| prefixes.iter().filter(move |(key, _)| key.data.scope == scope.to_be_bytes());
+    let mut all = BTreeMap::new();
+    for (source, from) in of(policy_sources(generation)) {
+        for (destination, to) in of(policy_sources(generation) + 1) {
+            let pair = PolicyPair { source: from.policy, destination: to.policy };
+            let other = PolicyPair::other(from.policy);
+            let found = policy_routes.pairs.get(&pair).or_else(|| policy_routes.pairs.get(&other));
+            let found = found.filter(|route| **route != Route::NONE);
+            let ways = found.into_iter().flat_map(|route| buckets(tables, *route));
+            let key = format!(
+                "{:?}/{} {:?}/{}",
+                source.data.address, source.length, destination.data.address, destination.length
+            );
+            all.insert(key, ways.map(|hop| name(tables, hop.connection)).collect());
+        }
+    }
+    all
 }
 
 /// Asserts that every destination's flows are distributed alike.
@@ -113,7 +178,7 @@ fn scope(tables: &Tables, number: u32) -> Vec<String> {
 fn of_family<A: Ord + Copy + std::fmt::Debug>(tables: &Tables, family: &FamilyMaps<A>, scope: u32) -> Vec<String> {
     let of = |key: &Prefix<Scoped<A>>, scope: u32| key.data.scope == scope.to_be_bytes();
     let remotes = family.remotes.iter().filter(|(key, _)| of(key, scope));
-    let text = |(key, remote): (&Prefix<Scoped<A>>, &hub_common::maps::Remote)| {
+    let text = |(key, remote): (&Prefix<Scoped<A>>, &Remote)| {
         let locals = family.locals.iter().filter(|(key, _)| remote.policy != ANY_LOCAL && of(key, remote.policy));
         let local = |(key, local): (&Prefix<Scoped<A>>, &hub_common::maps::Local)| {
             let rules = if local.rules == NO_PORT_RULES {

@@ -130,7 +130,42 @@ pub fn config(random: &mut SmallRng) -> Config {
             }
         }
     }
+    if random.random_bool(0.7) {
+        text += &policy_routes(random, &names.iter().map(|(site, _)| *site).collect::<Vec<_>>());
+    }
     parse(&text).unwrap_or_else(|errors| panic!("{text}\n{errors:#?}")).0
+}
+
+/// Some policy routes, often several with the same prefixes.
+fn policy_routes(random: &mut SmallRng, sites: &[usize]) -> String {
+    let mut all = BTreeSet::new();
+    for _ in 0..random.random_range(0..12) {
+        let Some(site) = sites.choose(random) else { break };
+        let prefix = |random: &mut SmallRng| match random.random_range(0..4) {
+            0 => "10.0.0.0/8".to_owned(),
+            1 => "10.200.0.0/16".to_owned(),
+            2 => format!("10.{}.0.0/16", random.random_range(0..SITES)),
+            _ => format!("10.{}.{}.0/24", random.random_range(0..SITES), random.random_range(0..3)),
+        };
+        let source = if random.random_bool(0.2) { "0.0.0.0/0".to_owned() } else { prefix(random) };
+        let prefixes = match random.random_bool(0.1) {
+            true => ("fd09::/16".to_owned(), format!("fd09:{site}::/48")),
+            false => (source, prefix(random)),
+        };
+        all.insert((prefixes, *site));
+    }
+    let mut text = String::new();
+    for ((source, destination), site) in all {
+        let weight = [0, 50, 100].choose(random).expect("there are some");
+        let (priority, publish) = (random.random_range(1..4), random.random_bool(0.3));
+        write!(
+            text,
+            "[[policy_route]]\nsource = \"{source}\"\ndestination = \"{destination}\"\nnext_hop = \"c{site}\"\n\
+             priority = {priority}\nweight = {weight}\npublish = {publish}\n"
+        )
+        .unwrap();
+    }
+    text
 }
 
 /// The same configuration with other routes.

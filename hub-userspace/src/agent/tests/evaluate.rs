@@ -6,12 +6,12 @@ use std::{
 };
 
 use hub_common::maps::{
-    ANY_LOCAL, BUCKET_INDEX, Local, NO_PORT_RULES, NextHop, Remote, Route, Rule, Scoped, UNATTRIBUTED, VPC, segment_of,
-    slot_of,
+    ANY_LOCAL, Attachment, BUCKET_INDEX, Local, NO_PORT_RULES, NextHop, PolicyPair, Remote, Route, Rule, Scoped,
+    UNATTRIBUTED, VPC, policy_sources, segment_of, slot_of,
 };
 use ipnet::{IpNet, Ipv4Net};
 
-use crate::fib::tables::{EgressTables, Prefix, Tables};
+use crate::fib::tables::{EgressTables, PolicyRouteTables, Prefix, Tables};
 
 #[derive(Debug, Clone, Copy)]
 pub struct Packet {
@@ -47,7 +47,7 @@ pub enum Way {
 }
 
 pub fn evaluate(tables: &Tables, routes: &BTreeMap<IpNet, Route>, packet: &Packet) -> Answer {
-    let (owners, route) = (owners(tables, packet), route(routes, packet.destination));
+    let (owners, route) = (owners(tables, packet), routed(tables, routes, packet));
     let hops: Vec<_> = route
         .filter(|route| route.flags & Route::HUB == 0)
         .map_or_else(Vec::new, |route| buckets(tables, route).collect());
@@ -58,7 +58,7 @@ pub fn evaluate(tables: &Tables, routes: &BTreeMap<IpNet, Route>, packet: &Packe
     };
     Answer {
         admitted: admitted(tables, packet),
-        way: way(tables, routes, packet.destination),
+        way: way(tables, route),
         reached: names(reached),
         isolated: names(isolated),
     }
@@ -99,8 +99,8 @@ fn admitted(tables: &Tables, packet: &Packet) -> Option<Admitted> {
     Some(Admitted::Limited(rules.map(named).collect()))
 }
 
-fn way(tables: &Tables, routes: &BTreeMap<IpNet, Route>, destination: Ipv4Addr) -> Option<Way> {
-    let route = route(routes, destination)?;
+fn way(tables: &Tables, route: Option<Route>) -> Option<Way> {
+    let route = route?;
     if route.flags & Route::HUB != 0 {
         return Some(Way::Hub);
     }
@@ -110,6 +110,34 @@ fn way(tables: &Tables, routes: &BTreeMap<IpNet, Route>, destination: Ipv4Addr) 
         return Some(Way::Vpc);
     }
     Some(Way::Connections(owners.into_iter().map(|owner| name(tables, owner)).collect()))
+}
+
+/// The route of a packet: that of a policy route, unless it is for the hub itself.
+fn routed(tables: &Tables, routes: &BTreeMap<IpNet, Route>, packet: &Packet) -> Option<Route> {
+    let route = route(routes, packet.destination);
+    let attachment = tables.policy.attachments.get(&packet.ifindex);
+    let is_asked = attachment.is_some_and(|found| found.flags & Attachment::POLICY_ROUTES_V4 != 0);
+    match route {
+        Some(Route { flags, .. }) if flags & Route::HUB != 0 => route,
+        _ if is_asked => {
+            let generation = attachment.map_or(0, |found| Attachment::policy_generation(found.flags));
+            policy_route(tables, generation, packet.source, packet.destination).or(route)
+        }
+        _ => route,
+    }
+}
+
+fn policy_route(tables: &Tables, generation: u32, source: Ipv4Addr, destination: Ipv4Addr) -> Option<Route> {
+    let PolicyRouteTables { v4, pairs, .. } = &tables.policy_routes;
+    let source: &Remote = longest(v4, policy_sources(generation), source)?;
+    let destination: &Remote = longest(v4, policy_sources(generation) + 1, destination)?;
+    let own = pairs.get(&PolicyPair { source: source.policy, destination: destination.policy });
+    let other = || pairs.get(&PolicyPair::other(source.policy)).filter(|_| source.connection != 0);
+    assert!(
+        source.connection == 0 || pairs.contains_key(&PolicyPair::other(source.policy)),
+        "a source has its fallback"
+    );
+    own.or_else(other).copied().filter(|route| *route != Route::NONE)
 }
 
 fn route(routes: &BTreeMap<IpNet, Route>, destination: Ipv4Addr) -> Option<Route> {

@@ -31,7 +31,7 @@ use crate::{
     health::CheckTarget,
     ipsec::xfrm::translated::TranslatedSources,
     kernel::{
-        netlink::{FollowedTable, HostState, KernelNeighbour, RouteAction, RouteKey, Ruleset, XfrmLinks},
+        netlink::{FollowedTable, HostState, KernelNeighbour, KernelRule, RouteAction, RouteKey, Ruleset, XfrmLinks},
         spread::{SpreadPlan, Underlays},
         sysctl::Settings,
     },
@@ -53,6 +53,7 @@ pub struct State {
     pub translated: TranslatedSources,
     pub links: XfrmLinks,
     pub kernel_routes: BTreeMap<RouteKey, Arc<RouteAction>>,
+    pub rules: BTreeSet<KernelRule>,
     /// Performed operations, in order.
     pub log: Vec<String>,
     /// The write of the entry this many entries ahead fails.
@@ -256,6 +257,10 @@ impl Kernel for Sim {
 
     fn neighbours(&mut self, _neighbours: BTreeSet<KernelNeighbour>) {}
 
+    fn rules(&mut self, rules: BTreeSet<KernelRule>) {
+        self.0.borrow_mut().rules = rules;
+    }
+
     fn audit(&mut self) {
         self.0.borrow_mut().log.push("audit".to_owned());
     }
@@ -383,6 +388,9 @@ fn singles(write: &Write) -> Vec<Write> {
         LocalsV6,
         RemotesV6,
         Routes,
+        PolicyPairs,
+        PolicyPrefixesV4,
+        PolicyPrefixesV6,
         Vlans,
         Attachments
     )

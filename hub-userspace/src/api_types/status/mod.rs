@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 pub use self::{
     cpus::{CpuStatus, InterruptStatus, InterruptsOfCpu, PacketsOfCpu, QueueStatus, ReceiveStatus},
     health::{Health, HealthTarget},
-    routes::{LearnedStatus, RouteStatus},
+    routes::{LearnedStatus, PolicyRouteStatus, RouteStatus},
     without_agent::{RunningConnectionStatus, RunningInterfaceStatus, WithoutAgent},
 };
 use crate::{
@@ -56,6 +56,9 @@ pub struct Status {
     /// Routes of the files in file order, then those of the store, oldest first, then the learned ones that carry
     /// traffic, by destination.
     pub routes: Vec<RouteStatus>,
+    /// Those of the files in file order, then those of the store, oldest first.
+    #[serde(default)]
+    pub policy_routes: Vec<PolicyRouteStatus>,
     /// Objects of the store that are not in force, because they conflict with a file or an older object.
     #[serde(default)]
     pub set_aside: Vec<SetAside>,

@@ -38,3 +38,24 @@ pub struct RouteStatus {
     #[serde(flatten)]
     pub origin: Origin,
 }
+
+/// A policy route.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct PolicyRouteStatus {
+    #[cfg_attr(test, schemars(with = "String"))]
+    pub source: IpNet,
+    #[cfg_attr(test, schemars(with = "String"))]
+    pub destination: IpNet,
+    pub next_hop: String,
+    /// 1..=100; the smallest comes first.
+    pub priority: u8,
+    /// 0..=100.
+    pub weight: u8,
+    pub publish: bool,
+    /// Current share of the flows that match on this policy route, 0..=1.
+    pub share: f64,
+    /// As that of a route.
+    #[serde(flatten)]
+    pub origin: Origin,
+}

@@ -1,9 +1,14 @@
 //! Changes requested by an operator.
 
+use std::ops::RangeInclusive;
+
 use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 
-use super::super::prefix::{self, Purpose};
+use super::{
+    super::prefix::{self, Purpose},
+    PolicyRouteChange,
+};
 use crate::store::{Keys, ObjectId};
 
 /// A change to the store.
@@ -17,6 +22,8 @@ pub enum ObjectChange {
     /// A connection, a customer gateway or a segment.
     Delete(ObjectId),
     Admin(Admin),
+    PutPolicyRoute(PolicyRouteChange, PutMode),
+    DeletePolicyRoute(PolicyRouteChange),
 }
 
 impl ObjectChange {
@@ -28,6 +35,8 @@ impl ObjectChange {
             Self::DeleteRoute(_) => ("route", "delete"),
             Self::Put(put) => (put.id.kind(), if put.mode == PutMode::Add { "add" } else { "set" }),
             Self::Delete(id) => (id.kind(), "delete"),
+            Self::PutPolicyRoute(_, mode) => ("policy_route", if *mode == PutMode::Add { "add" } else { "set" }),
+            Self::DeletePolicyRoute(_) => ("policy_route", "delete"),
             Self::Admin(admin) => ("connection", if admin.up { "up" } else { "down" }),
         };
         format!("{} {verb}", kind.replace('_', "-"))
@@ -114,16 +123,26 @@ pub fn parse_destination(text: &str) -> Result<IpNet, String> {
     })
 }
 
-fn destination<'de, D: Deserializer<'de>>(deserializer: D) -> Result<IpNet, D::Error> {
+pub(super) fn destination<'de, D: Deserializer<'de>>(deserializer: D) -> Result<IpNet, D::Error> {
     parse_destination(&String::deserialize(deserializer)?).map_err(D::Error::custom)
 }
 
-fn weight<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u8>, D::Error> {
-    match Option::<u64>::deserialize(deserializer)? {
-        None => Ok(None),
-        Some(weight) => match u8::try_from(weight) {
-            Ok(fits @ 0..=100) => Ok(Some(fits)),
-            _ => Err(D::Error::custom(format!("weight must be a whole number from 0 to 100, is {weight}"))),
-        },
-    }
+pub(super) fn weight<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u8>, D::Error> {
+    number("weight", 0..=100, deserializer)
+}
+
+pub(super) fn priority<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u8>, D::Error> {
+    number("priority", 1..=100, deserializer)
+}
+
+fn number<'de, D: Deserializer<'de>>(
+    key: &str,
+    range: RangeInclusive<u8>,
+    deserializer: D,
+) -> Result<Option<u8>, D::Error> {
+    let Some(number) = Option::<u64>::deserialize(deserializer)? else { return Ok(None) };
+    let fits = u8::try_from(number).ok().filter(|number| range.contains(number));
+    let (first, last) = range.into_inner();
+    let refusal = || D::Error::custom(format!("{key} must be a whole number from {first} to {last}, is {number}"));
+    fits.map(Some).ok_or_else(refusal)
 }

@@ -3,7 +3,7 @@
 use ipnet::IpNet;
 
 use super::super::{diagnostic::quoted, provenance::Origin, suggest::nearest};
-use crate::store::ObjectId;
+use crate::store::{ObjectId, PolicyRouteId};
 
 /// Each message is one sentence with the remedy, except for the last variant.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -28,8 +28,25 @@ pub enum ProposeError {
     RouteExists { destination: IpNet, next_hop: String, weight: u8, publish: bool },
     #[error("{id} already exists: change it with `vpnhub {} set {}`", .id.kind().replace('_', "-"), .id.name())]
     Exists { id: ObjectId },
-    #[error("nothing to change: give a weight or publish")]
+    #[error("nothing to change: give a weight, publish, or a policy route's priority")]
     NothingAsked,
+    #[error("a new policy route needs a next hop: name a connection")]
+    NextHopMissing,
+    #[error(
+        "there is no policy route from {source_prefix} to {destination} with this next hop: see `vpnhub policy-route list`"
+    )]
+    NoPolicyRoute { source_prefix: IpNet, destination: IpNet },
+    #[error(
+        "there are several policy routes from {source_prefix} to {destination}: choose one with --next-hop: {}",
+        .next_hops.join(", ")
+    )]
+    AmbiguousPolicyRoute { source_prefix: IpNet, destination: IpNet, next_hops: Vec<String> },
+    #[error(
+        "the policy route from {} to {} via {} already exists: change it with \
+         `vpnhub policy-route set {} {} --next-hop {}`",
+        .id.source, .id.destination, .id.next_hop, .id.source, .id.destination, .id.next_hop
+    )]
+    PolicyRouteExists { id: PolicyRouteId },
     /// Commands cannot change objects of the files.
     #[error("{id} is defined in {origin}: change it there and reload")]
     DefinedInFile { id: ObjectId, origin: Origin },

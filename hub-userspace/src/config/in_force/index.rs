@@ -7,8 +7,9 @@ use std::collections::{BTreeMap, HashMap};
 
 use ipnet::IpNet;
 
-use super::super::{
-    diagnostic::Problem, model::Config, provenance::Origin, routes::Coverage, rules::unrouted, sites::Sites,
+use super::{
+    super::{diagnostic::Problem, model::Config, provenance::Origin, routes::Coverage, rules::unrouted, sites::Sites},
+    policy_routes::PolicyIndex,
 };
 use crate::store::{RouteId, RouteKeys};
 
@@ -27,6 +28,7 @@ pub(super) struct Index {
     /// How many destinations have both connections among their next hops, with the first one being the lowest-numbered
     /// of all. These links join connections to several customer gateways into one site.
     links: HashMap<(ConnectionId, ConnectionId), usize>,
+    pub policies: PolicyIndex,
 }
 
 /// Index into the connections.
@@ -43,6 +45,7 @@ struct IndexedConnection {
     first_remote: Option<IpNet>,
     coverage: Coverage,
     enabled: bool,
+    /// Policy routes, too.
     routes: usize,
 }
 
@@ -83,6 +86,7 @@ impl Index {
             by_name: config.connections.keys().cloned().zip(0..).collect(),
             routes: BTreeMap::new(),
             links: HashMap::new(),
+            policies: PolicyIndex::of(config),
         };
         let routes = config.routes.iter().enumerate().filter_map(|(number, route)| {
             let connection = *index.by_name.get(&route.next_hop)?;
@@ -91,6 +95,11 @@ impl Index {
             Some(((route.destination, connection), IndexedRoute { keys, of_file }))
         });
         index.routes = routes.collect();
+        for policy in &config.policy_routes {
+            if let Some(&connection) = index.by_name.get(&policy.next_hop) {
+                index.connections[connection as usize].routes += 1;
+            }
+        }
         let keys: Vec<ConfigRouteKey> = index.routes.keys().copied().collect();
         for same in keys.chunk_by(|a, b| a.0 == b.0) {
             let hops: Vec<ConnectionId> = same.iter().map(|&(_, connection)| connection).collect();

@@ -7,6 +7,9 @@
 mod change;
 mod error;
 mod index;
+mod policy_routes;
+#[cfg(test)]
+mod policy_tests;
 mod propose;
 #[cfg(test)]
 mod random_tests;
@@ -24,6 +27,7 @@ use serde_json::Value;
 pub use self::{
     change::{AddRoute, Admin, DeleteRoute, ObjectChange, PutMode, PutObject, SetRoute, parse_destination},
     error::ProposeError,
+    policy_routes::PolicyRouteChange,
 };
 use self::{index::Index, unite::unite};
 use super::{
@@ -109,8 +113,9 @@ impl InForce {
 
     /// Warnings about the files, without those that objects of the store resolve.
     pub fn file_warnings(&self) -> Vec<&Diagnostic> {
-        let routed: HashSet<String> =
-            self.objects.routes.keys().map(|(_, next_hop)| format!("connection.{next_hop}")).collect();
+        let next_hops = self.objects.routes.keys().map(|(_, next_hop)| next_hop);
+        let next_hops = next_hops.chain(self.objects.policy_routes.keys().map(|id| &id.next_hop));
+        let routed: HashSet<String> = next_hops.map(|next_hop| format!("connection.{next_hop}")).collect();
         let gateways =
             self.objects.connections.values().filter_map(|stored| stored.value.get("customer_gateway")?.as_str());
         let used: HashSet<String> = gateways.map(|name| format!("customer_gateway.{name}")).collect();

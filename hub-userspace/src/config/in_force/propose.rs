@@ -32,6 +32,8 @@ impl InForce {
             ObjectChange::Put(put) => self.put(put),
             ObjectChange::Delete(id) => self.delete(id),
             ObjectChange::Admin(admin) => self.admin(admin),
+            ObjectChange::PutPolicyRoute(change, mode) => self.put_policy_route(change, *mode),
+            ObjectChange::DeletePolicyRoute(change) => self.delete_policy_route(change),
         }
     }
 
@@ -211,7 +213,7 @@ impl InForce {
     }
 
     /// Merges the files with the store as changed by `ops`.
-    fn whole(&self, ops: Vec<Op>, id: &ObjectId) -> Result<ValidatedChange, ProposeError> {
+    pub(super) fn whole(&self, ops: Vec<Op>, id: &ObjectId) -> Result<ValidatedChange, ProposeError> {
         let mut objects = self.objects.clone();
         for op in &ops {
             objects.apply(op);
@@ -296,7 +298,7 @@ impl InForce {
         }
     }
 
-    fn require_connection(&self, name: &str) -> Result<(), ProposeError> {
+    pub(super) fn require_connection(&self, name: &str) -> Result<(), ProposeError> {
         self.index.is_enabled(name).map(|_| ()).ok_or_else(|| self.unknown_connection(name))
     }
 
@@ -311,7 +313,7 @@ impl InForce {
             ObjectId::Segment(name) => provenance.segment(name),
             ObjectId::CustomerGateway(name) => provenance.customer_gateway(name),
             ObjectId::Connection(name) => provenance.connection(name),
-            ObjectId::Route(_) => Origin::Store,
+            ObjectId::Route(_) | ObjectId::PolicyRoute(_) => Origin::Store,
         };
         match origin {
             Origin::Store | Origin::Learned => Ok(()),
@@ -324,7 +326,7 @@ fn route((destination, next_hop): &RouteId, RouteKeys { weight, publish }: Route
     Route { destination: *destination, next_hop: next_hop.clone(), weight, publish }
 }
 
-fn nothing(id: &ObjectId) -> ValidatedChange {
+pub(super) fn nothing(id: &ObjectId) -> ValidatedChange {
     ValidatedChange {
         change: ProposedChange::Nothing,
         ops: Vec::new(),

@@ -10,11 +10,12 @@ use super::{
     super::{load_texts, parse, show},
     *,
 };
-use crate::store::{Body, SourceText};
+use crate::store::{Body, PolicyRouteId, PolicyRouteKeys, SourceText};
 
 /// A file with a few objects from a small pool, so that conflicts are frequent; valid or invalid.
 fn draw_file(random: &mut SmallRng) -> String {
     let mut text = format!("[gateway]\nname = \"hub\"\nmax_connections = {}\n", random.random_range(2..6));
+    let _ = writeln!(text, "max_policy_routes = {}", random.random_range(1..5));
     if random.random_ratio(1, 3) {
         text += "allow_default_route = true\n";
     }
@@ -51,6 +52,13 @@ fn draw_file(random: &mut SmallRng) -> String {
     for _ in 0..random.random_range(0..4) {
         let (destination, next_hop) = (draw_prefix(random), random.random_range(0..3));
         let _ = write!(text, "[[route]]\ndestination = \"{destination}\"\nnext_hop = \"c{next_hop}\"\n");
+    }
+    if random.random_ratio(1, 4) {
+        let (source, destination, next_hop) = (draw_prefix(random), draw_prefix(random), random.random_range(0..3));
+        let _ = write!(
+            text,
+            "[[policy_route]]\nsource = \"{source}\"\ndestination = \"{destination}\"\nnext_hop = \"c{next_hop}\"\n"
+        );
     }
     text
 }
@@ -109,7 +117,20 @@ fn draw_change(random: &mut SmallRng) -> ObjectChange {
         let mode = [PutMode::Add, PutMode::Merge, PutMode::Replace][random.random_range(0..3)];
         ObjectChange::Put(PutObject { id, keys, mode })
     };
-    match random.random_range(0..23) {
+    let policy_route = |random: &mut SmallRng, next_hop: Option<String>| PolicyRouteChange {
+        source: draw_prefix(random).parse().expect("a prefix"),
+        destination,
+        next_hop,
+        priority: random.random_ratio(1, 2).then(|| random.random_range(1..=100)),
+        weight,
+        publish: random.random_ratio(1, 2).then(|| random.random()),
+    };
+    match random.random_range(0..28) {
+        23..26 => {
+            let mode = [PutMode::Add, PutMode::Merge, PutMode::Replace][random.random_range(0..3)];
+            ObjectChange::PutPolicyRoute(policy_route(random, next_hop), mode)
+        }
+        26 | 27 => ObjectChange::DeletePolicyRoute(policy_route(random, next_hop)),
         20 | 21 => {
             let value = json!({ "reaches": draw_reaches(random) });
             put(ObjectId::Segment(format!("s{}", random.random_range(0..3))), value, random)
@@ -164,7 +185,7 @@ type Aged = (u64, ObjectId);
 fn is_valid(file: &str, objects: &Objects, some: &[&Aged]) -> bool {
     let mut text = file.to_owned();
     // In the order of kinds, then age: rules report the later object.
-    for pass in 0..4 {
+    for pass in 0..5 {
         for (_, id) in some {
             match (id, objects.get(id).map(|stored| stored.value)) {
                 (ObjectId::Segment(name), Some(Body::Table(keys))) if pass == 0 => {
@@ -186,6 +207,16 @@ fn is_valid(file: &str, objects: &Objects, some: &[&Aged]) -> bool {
                         keys.weight, keys.publish
                     );
                 }
+                (
+                    ObjectId::PolicyRoute(PolicyRouteId { source, destination, next_hop }),
+                    Some(Body::PolicyRoute(PolicyRouteKeys { priority, weight, publish })),
+                ) if pass == 4 => {
+                    let _ = write!(
+                        text,
+                        "[[policy_route]]\nsource = \"{source}\"\ndestination = \"{destination}\"\nnext_hop = \"{next_hop}\"\n\
+                         priority = {priority}\nweight = {weight}\npublish = {publish}\n"
+                    );
+                }
                 _ => {}
             }
         }
@@ -205,8 +236,9 @@ fn aged(objects: &Objects) -> Vec<Aged> {
     let connections =
         objects.connections.iter().map(|(name, stored)| (stored.number, ObjectId::Connection(name.clone())));
     let routes = objects.routes.iter().map(|(id, stored)| (stored.number, ObjectId::Route(id.clone())));
-    [sorted(segments.collect()), sorted(gateways.collect()), sorted(connections.collect()), sorted(routes.collect())]
-        .concat()
+    let policies = objects.policy_routes.iter().map(|(id, stored)| (stored.number, ObjectId::PolicyRoute(id.clone())));
+    let connected = [sorted(segments.collect()), sorted(gateways.collect()), sorted(connections.collect())].concat();
+    [connected, sorted(routes.collect()), sorted(policies.collect())].concat()
 }
 
 struct Model {
@@ -242,15 +274,19 @@ impl Model {
         let inside: Vec<&Aged> = all.iter().filter(|(_, id)| !out.contains(id)).collect();
         let (of_file, _) = parse(&self.file).expect("good");
         let count = |config: &Config| {
-            let Config { segments, customer_gateways, connections, routes, .. } = config;
-            [segments.len(), customer_gateways.len(), connections.len(), routes.len()]
+            let Config { segments, customer_gateways, connections, routes, policy_routes, .. } = config;
+            [segments.len(), customer_gateways.len(), connections.len(), routes.len(), policy_routes.len()]
         };
-        let expected = inside.iter().fold(count(&of_file), |[s, g, c, r], (_, id)| match id {
-            ObjectId::Segment(_) => [s + 1, g, c, r],
-            ObjectId::CustomerGateway(_) => [s, g + 1, c, r],
-            ObjectId::Connection(_) => [s, g, c + 1, r],
-            ObjectId::Route(_) => [s, g, c, r + 1],
-        });
+        let mut expected = count(&of_file);
+        for (_, id) in &inside {
+            expected[match id {
+                ObjectId::Segment(_) => 0,
+                ObjectId::CustomerGateway(_) => 1,
+                ObjectId::Connection(_) => 2,
+                ObjectId::Route(_) => 3,
+                ObjectId::PolicyRoute(_) => 4,
+            }] += 1;
+        }
         assert_eq!(count(&self.config), expected, "{what}\n{text}");
         assert!(is_valid(&self.file, objects, &inside), "{what}");
         // File and older objects take precedence: each set-aside object breaks a rule together with those alone.

@@ -6,10 +6,11 @@ use super::super::{
     diagnostic::{Diagnostic, DiagnosticReport, Located, Severity},
     draft::{ConnectionDraft, CustomerGatewayDraft, Draft, RouteDraft, SegmentDraft},
     places::Relocate as _,
+    policy_routes::PolicyRouteDraft,
     read::{self, TextPart},
     syntax,
 };
-use crate::store::{Keys, ObjectId, Objects, RouteId, RouteKeys, Stored};
+use crate::store::{Keys, ObjectId, Objects, PolicyRouteId, PolicyRouteKeys, RouteId, RouteKeys, Stored};
 
 /// An object of the store that may come into force.
 #[derive(Debug, Clone)]
@@ -24,6 +25,7 @@ enum StoredBody {
     CustomerGateway(Box<CustomerGatewayDraft>),
     Connection(Box<ConnectionDraft>),
     Route(RouteKeys),
+    PolicyRoute(PolicyRouteKeys),
 }
 
 impl Candidate {
@@ -52,6 +54,19 @@ impl Candidate {
                     at,
                     destination: Some(Located { value: *destination, at }),
                     next_hop: Some(Located { value: next_hop.clone(), at }),
+                    weight: Some(Located { value: *weight, at }),
+                    publish: Some(Located { value: *publish, at }),
+                });
+            }
+            StoredBody::PolicyRoute(PolicyRouteKeys { priority, weight, publish }) => {
+                let ObjectId::PolicyRoute(PolicyRouteId { source, destination, next_hop }) = &self.id else { return };
+                draft.policy_routes.push(PolicyRouteDraft {
+                    number: draft.policy_routes.len() + 1,
+                    at,
+                    source: Some(Located { value: *source, at }),
+                    destination: Some(Located { value: *destination, at }),
+                    next_hop: Some(Located { value: next_hop.clone(), at }),
+                    priority: Some(Located { value: *priority, at }),
                     weight: Some(Located { value: *weight, at }),
                     publish: Some(Located { value: *publish, at }),
                 });
@@ -92,6 +107,12 @@ fn by_age<'a, K: 'a, V: 'a>(
     let mut all: Vec<_> = objects.collect();
     all.sort_by_key(|(_, stored)| stored.number);
     all.into_iter().map(|(key, stored)| (key, &stored.value))
+}
+
+/// The policy routes, oldest first.
+pub(super) fn policy_routes(objects: &Objects) -> impl Iterator<Item = Candidate> {
+    by_age(objects.policy_routes.iter())
+        .map(|(id, keys)| Candidate { id: ObjectId::PolicyRoute(id.clone()), draft: StoredBody::PolicyRoute(*keys) })
 }
 
 /// A segment, a customer gateway or a connection, validated by itself.

@@ -1,6 +1,6 @@
 //! The union of files and store. The files take precedence; of two stored objects in conflict, the older one does.
 //!
-//! Segments, customer gateways and connections come first, then the routes through those in force. Each step validates all
+//! Segments, customer gateways and connections come first, then the routes and policy routes through those in force. Each step validates all
 //! candidates together with the files, by the files' own rules. A candidate is set aside if it breaks a rule against
 //! the files, or against a candidate that breaks none. The rest is validated again. So each round settles everything
 //! except chains of conflicts, and always the oldest of a chain.
@@ -58,7 +58,7 @@ pub(super) fn unite(files: &FileSet, objects: &Objects) -> Option<United> {
         });
         let candidates = candidates.collect();
         let found = settle(files, &mut draft, candidates, &mut set_aside);
-        if objects.routes.is_empty() {
+        if objects.routes.is_empty() && objects.policy_routes.is_empty() {
             warnings = found;
         } else {
             // Whether a connection has a route is not known before the routes are added.
@@ -77,6 +77,20 @@ pub(super) fn unite(files: &FileSet, objects: &Objects) -> Option<United> {
             let defined = of_files.get(&(*destination, next_hop.as_str()));
             if let Some(&index) = defined {
                 set_aside.push((candidate.id.clone(), same_as(&provenance.route(index))));
+            }
+            defined.is_none()
+        });
+        let candidates = candidates.collect();
+        warnings.extend(settle(files, &mut draft, candidates, &mut set_aside));
+    }
+    if !objects.policy_routes.is_empty() {
+        let of_files = files.draft.policy_routes.iter().enumerate();
+        let of_files: HashMap<_, usize> = of_files.filter_map(|(index, route)| Some((route.id()?, index))).collect();
+        let candidates = stored::policy_routes(objects).filter(|candidate| {
+            let ObjectId::PolicyRoute(id) = &candidate.id else { return false };
+            let defined = of_files.get(id);
+            if let Some(&index) = defined {
+                set_aside.push((candidate.id.clone(), same_as(&provenance.policy_route(index))));
             }
             defined.is_none()
         });
@@ -106,7 +120,8 @@ fn settle(
     mut candidates: Vec<Candidate>,
     set_aside: &mut Vec<(ObjectId, String)>,
 ) -> Vec<(ObjectId, String)> {
-    let counts = (draft.segments.len(), draft.customer_gateways.len(), draft.connections.len(), draft.routes.len());
+    let counts = (draft.segments.len(), draft.customer_gateways.len(), draft.connections.len());
+    let counts_of_routes = (draft.routes.len(), draft.policy_routes.len());
     loop {
         let mut report = DiagnosticReport::of(files.sources());
         let end = report.end();
@@ -141,7 +156,8 @@ fn settle(
         draft.segments.truncate(counts.0);
         draft.customer_gateways.truncate(counts.1);
         draft.connections.truncate(counts.2);
-        draft.routes.truncate(counts.3);
+        draft.routes.truncate(counts_of_routes.0);
+        draft.policy_routes.truncate(counts_of_routes.1);
         // If there are too many, a candidate that is set aside for another reason makes room.
         let is_full = |found: &(String, Option<usize>)| found.1 == Some(ALL_BEFORE);
         let makes_room = mistakes.iter().position(|found| found.iter().any(|found| !is_full(found)));

@@ -25,6 +25,7 @@ use crate::{
     fib::{
         id_allocator::Full,
         id_maps::{IdMaps, IngressLayout},
+        policy_routes::attachment_flags,
         tables::{FamilyMaps, ObsoleteEntries, PolicyEntries, PolicyTables, Prefix, Region},
     },
     kernel::netlink::Link,
@@ -241,7 +242,8 @@ impl<'a> PolicyCompiler<'a> {
     }
 
     fn attach(&mut self, link: &Link, scope: u32, connection: u32, translations: u32) {
-        let flags = Attachment::PRESENT | if link.ethernet { Attachment::ETHERNET } else { 0 };
+        let ethernet = if link.ethernet { Attachment::ETHERNET } else { 0 };
+        let flags = Attachment::PRESENT | ethernet | attachment_flags(&self.inputs.config.policy_routes, self.before);
         let attachment = Attachment { scope, connection, mac: link.mac.unwrap_or_default(), flags, translations };
         self.entries.tables.attachments.insert(link.index, attachment);
     }
@@ -382,6 +384,6 @@ impl<A: Ord> FamilyMaps<A> {
 }
 
 /// A prefix within a scope.
-fn scoped<A>(scope: u32, address: A, length: u8) -> Prefix<Scoped<A>> {
+pub(super) fn scoped<A>(scope: u32, address: A, length: u8) -> Prefix<Scoped<A>> {
     Prefix { data: Scoped::new(scope, address), length: SCOPE_BITS as u8 + length }
 }

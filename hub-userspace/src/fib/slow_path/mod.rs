@@ -1,10 +1,12 @@
 //! Kernel routes from the RIB: packets that the program passes to the kernel must take the same path there.
 //!
 //! All routes are in the main table, because a rule for another table would slow down every route look-up of the host.
+//! Policy routes need rules ([`policy_rules`]).
 //! Published routes have a protocol of their own, and are also in the operator's table if that is another. The nftables
 //! table ensures that the kernel forwards by them only admitted packets ([`crate::kernel::guard`]). Pure.
 
 mod own_prefixes;
+mod rules;
 mod source;
 
 use std::{
@@ -30,6 +32,7 @@ use crate::{
 
 pub use self::{
     own_prefixes::{OwnPrefixes, own_prefix_key, own_prefixes},
+    rules::{PolicyRules, policy_rules},
     source::{Preferred, Sources},
 };
 
@@ -79,7 +82,15 @@ pub fn entries_of(
     action: impl Fn(&Arc<Members>) -> GroupAction,
 ) -> [KernelRoute; ENTRIES] {
     let none = || entries(destination, table, [None; ENTRIES]);
-    let Some(Target::Connections(members)) = rib.target(destination) else { return none() };
+    let members = match rib.target(destination) {
+        Some(Target::Connections(members)) => members,
+        Some(_) => return none(),
+        // Only a policy route leads there, and is published.
+        None => match rib.policies().published().get(&destination) {
+            Some(members) => Arc::clone(members),
+            None => return none(),
+        },
+    };
     if has_route_of_daemon(destination, rib, config) {
         return none();
     }

@@ -1,6 +1,7 @@
 //! The contents of the program's maps as plain data, compared by [`crate::fib::diff`], and the writes from one state to
 //! the next.
 
+mod policy_routes;
 mod write;
 
 use std::{
@@ -14,7 +15,10 @@ use hub_common::maps::{
 };
 use ipnet::IpNet;
 
-pub use self::write::{MapChanges, Write};
+pub use self::{
+    policy_routes::PolicyRouteTables,
+    write::{MapChanges, Write},
+};
 
 /// The current contents of the program's maps, except routes: there may be a million, and the RIB tracks their changes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -22,6 +26,7 @@ pub struct Tables {
     pub policy: PolicyTables,
     pub neighbours: NeighbourTable,
     pub egress: EgressTables,
+    pub policy_routes: PolicyRouteTables,
 }
 
 /// Link addresses of directly reached hosts.

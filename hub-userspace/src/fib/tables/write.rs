@@ -10,14 +10,14 @@ use std::{
 };
 
 use hub_common::maps::{
-    Attachment, GROUP_BUCKETS, GroupMember, GroupRecord, LinkAddress, Local, MssLimits, Neighbour, NextHop, Remote,
-    Route, Rules, Scoped, Translations, Vlan,
+    Attachment, GROUP_BUCKETS, GroupMember, GroupRecord, LinkAddress, Local, MssLimits, Neighbour, NextHop, PolicyPair,
+    Remote, Route, Rules, Scoped, Translations, Vlan,
 };
 use ipnet::IpNet;
 
 use super::{
     EgressEntries, EgressTables, FamilyMaps, NeighbourTable, Obsolete, ObsoleteEntries, ObsoleteKeys, PolicyEntries,
-    PolicyTables, Prefix, RouteChanges, Tables,
+    PolicyRouteTables, PolicyTables, Prefix, RouteChanges, Tables,
 };
 use crate::fib::diff::{MapDifference, difference, partial_difference};
 
@@ -45,6 +45,10 @@ pub enum Write {
     LocalsV6(MapChanges<Prefix<Scoped<[u8; 16]>>, Local>),
     RemotesV6(MapChanges<Prefix<Scoped<[u8; 16]>>, Remote>),
     Routes(MapChanges<IpNet, Route>),
+    PolicyPairs(MapChanges<PolicyPair, Route>),
+    /// Of policy routes, in the maps of the remote prefixes of selectors.
+    PolicyPrefixesV4(MapChanges<Prefix<Scoped<[u8; 4]>>, Remote>),
+    PolicyPrefixesV6(MapChanges<Prefix<Scoped<[u8; 16]>>, Remote>),
     Vlans(MapChanges<Vlan, u32>),
     Attachments(MapChanges<u32, Attachment>),
 }
@@ -63,9 +67,10 @@ impl Write {
             Self::Links(changes) => changes.len(),
             Self::PortRules(changes) => changes.len(),
             Self::LocalsV4(changes) => changes.len(),
-            Self::RemotesV4(changes) => changes.len(),
+            Self::RemotesV4(changes) | Self::PolicyPrefixesV4(changes) => changes.len(),
             Self::LocalsV6(changes) => changes.len(),
-            Self::RemotesV6(changes) => changes.len(),
+            Self::RemotesV6(changes) | Self::PolicyPrefixesV6(changes) => changes.len(),
+            Self::PolicyPairs(changes) => changes.len(),
             Self::Routes(changes) => changes.len(),
             Self::Vlans(changes) => changes.len(),
             Self::Attachments(changes) => changes.len(),
@@ -78,12 +83,14 @@ impl Write {
 }
 
 impl Tables {
-    /// The writes that produce these tables and change these routes. `None` leaves a table unchanged.
+    /// The writes that produce these tables and change these routes. `None` leaves a table unchanged. `policy_routes`: of a
+    /// generation.
     pub fn writes_to(
         &self,
         policy: Option<&PolicyEntries>,
         neighbours: Option<&NeighbourTable>,
         egress: &EgressEntries,
+        policy_routes: Option<(u32, &PolicyRouteTables)>,
         routes: RouteChanges,
     ) -> Vec<Write> {
         let members = self.egress.difference_to(egress).members;
@@ -92,6 +99,7 @@ impl Tables {
         let policy = policy.map(|policy| PolicyDifference::between(&self.policy, policy)).unwrap_or_default();
         let [before, after, last] = policy.puts();
         let [first, deleted, finally] = policy.deletes();
+        let policy_routes = policy_routes.map(|(generation, new)| self.writes_of_policy_routes(generation, new));
         let parts = [
             before,
             vec![Write::GroupMembers(puts(&members))],
@@ -99,6 +107,8 @@ impl Tables {
             vec![Write::Neighbours(puts(&neighbours))],
             after,
             vec![Write::Routes(new_routes)],
+            // Before the attachments, which have the generation.
+            policy_routes.unwrap_or_default(),
             last,
             // From here on only deletions.
             first,
@@ -134,7 +144,7 @@ impl Tables {
 
     /// Records that the first `count` entries of a write are in the map.
     pub fn note(&mut self, write: &Write, count: usize) {
-        let Self { policy, neighbours, egress } = self;
+        let Self { policy, neighbours, egress, policy_routes } = self;
         match write {
             Write::Connections(changes) => note(&mut policy.connections, changes, count),
             Write::Ports(changes) => note(&mut policy.ports, changes, count),
@@ -152,6 +162,9 @@ impl Tables {
             Write::LocalsV6(changes) => note(&mut policy.v6.locals, changes, count),
             Write::RemotesV6(changes) => note(&mut policy.v6.remotes, changes, count),
             Write::Routes(_) => {}
+            Write::PolicyPairs(changes) => note(&mut policy_routes.pairs, changes, count),
+            Write::PolicyPrefixesV4(changes) => note(&mut policy_routes.v4, changes, count),
+            Write::PolicyPrefixesV6(changes) => note(&mut policy_routes.v6, changes, count),
             Write::Vlans(changes) => note(&mut policy.vlans, changes, count),
             Write::Attachments(changes) => note(&mut policy.attachments, changes, count),
         }

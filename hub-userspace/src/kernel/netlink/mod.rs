@@ -45,7 +45,7 @@ pub use group::{SITES_GROUP, put_into_group, take_out_of_group};
 pub use interfaces::{Interfaces, Problems, XfrmLink, XfrmLinks, remove_interfaces};
 pub use learn::{FollowedTable, KernelHop, KernelHops, RouteFollower, TableChanges};
 pub use nft::{Counter, Guard, GuardCounters, GuardError, GuardService, Ruleset};
-pub use plan::{Family, KernelNeighbour, KernelNextHop, RouteAction, RouteKey};
+pub use plan::{Family, KernelNeighbour, KernelNextHop, KernelRule, RouteAction, RouteKey, RuleKind};
 pub use reconciler::{ReconcileFailure, ReconcileReport, Reconciler};
 pub use socket::{NetlinkError, Refusal};
 pub use state::{Changes, HostState, Link, Links};

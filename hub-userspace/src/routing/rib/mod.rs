@@ -3,26 +3,35 @@
 //! Built from the configuration and the host's state from netlink. Determines which members of a route carry its
 //! traffic now. Independent of maps and kernel routes.
 
+mod own;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    net::{IpAddr, Ipv4Addr},
+    mem,
+    net::IpAddr,
     sync::Arc,
 };
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::IpNet;
 use prefix_trie::joint::JointPrefixMap;
+
+use self::own::own;
 
 use crate::{
     config::{
         difference::{ChangedRoute, Routes},
-        model::{Config, Route, Vpc},
+        model::{Config, Route},
+        policy_routes::PolicyRoute,
     },
     connection::{
         affected::Affected,
         state::{State, States},
     },
     kernel::netlink::{Family, HostState},
-    routing::groups::{AffectedGroups, Groups},
+    routing::{
+        groups::{AffectedGroups, Groups},
+        policies::Policies,
+    },
 };
 
 /// The next hops of a destination: connections by name, with their weights.
@@ -50,6 +59,7 @@ pub struct Rib {
     learned: HashMap<IpNet, Members>,
     /// The hub's own addresses and the VPC's prefixes.
     own: BTreeMap<IpNet, Target>,
+    policies: Policies,
     groups: Groups,
     /// Destinations that changed, and the members they had before.
     changed: BTreeMap<IpNet, Option<Arc<Members>>>,
@@ -70,8 +80,27 @@ impl Rib {
     pub fn build(config: &Config, host: &HostState) -> Self {
         let mut rib = Self::default();
         config.routes.iter().for_each(|route| rib.add(route));
-        rib.follow(config.vpc.as_ref(), host);
+        rib.follow(config, host);
         rib
+    }
+
+    pub fn policies(&self) -> &Policies {
+        &self.policies
+    }
+
+    /// Replaces all policy routes.
+    fn set_policies(&mut self, routes: &[PolicyRoute]) {
+        let Self { policies, groups, predecessors, .. } = self;
+        let new = Policies::of(routes, |key, members| {
+            let members = groups.join_policy(members);
+            if let Some(before) = policies.members(&key).filter(|before| **before != members) {
+                predecessors.entry(Arc::clone(&members)).or_insert_with(|| Arc::clone(before));
+            }
+            members
+        });
+        for (_, members) in mem::replace(policies, new).iter() {
+            groups.leave_policy(members);
+        }
     }
 
     /// Applies a difference between two lists of routes.
@@ -84,13 +113,17 @@ impl Rib {
     }
 
     /// Whether [`Self::follow`] would change anything.
-    pub fn is_behind(&self, vpc: Option<&Vpc>, host: &HostState) -> bool {
-        self.own != own(vpc, host)
+    pub fn is_behind(&self, config: &Config, host: &HostState) -> bool {
+        self.own != own(config.vpc.as_ref(), host) || !self.policies.are(&config.policy_routes)
     }
 
-    /// Updates the hub's own destinations: its addresses, and the VPC's prefixes with the host's gateways to them.
-    pub fn follow(&mut self, vpc: Option<&Vpc>, host: &HostState) {
-        let own = own(vpc, host);
+    /// Updates the policy routes and the hub's own destinations: its addresses, and the VPC's prefixes with the host's
+    /// gateways to them.
+    pub fn follow(&mut self, config: &Config, host: &HostState) {
+        if !self.policies.are(&config.policy_routes) {
+            self.set_policies(&config.policy_routes);
+        }
+        let own = own(config.vpc.as_ref(), host);
         let differs = |prefix: &&IpNet| own.get(*prefix) != self.own.get(*prefix);
         let changed: Vec<IpNet> = own.keys().chain(self.own.keys()).filter(differs).copied().collect();
         for destination in changed {
@@ -110,9 +143,10 @@ impl Rib {
         self.own.contains_key(&destination)
     }
 
-    /// Whether a route to the destination is published.
+    /// Whether a route to the destination is published, or a policy route.
     pub fn is_published(&self, destination: IpNet) -> bool {
         self.routes.get(&destination).is_some_and(|routed| routed.published > 0)
+            || self.policies.published().contains_key(&destination)
     }
 
     /// Whether the destination's routes are learned.
@@ -213,10 +247,12 @@ impl Rib {
         self.own.keys().copied().chain(self.groups.all_destinations())
     }
 
-    /// The families of the routed destinations.
+    /// The families of the routed destinations and the policy routes.
     pub fn families(&self) -> impl Iterator<Item = Family> {
-        let v4 = (!self.routes.t1.is_empty()).then_some(Family::V4);
-        v4.into_iter().chain((!self.routes.t2.is_empty()).then_some(Family::V6))
+        let has_policies = |family| self.policies.families().contains(&family);
+        let v4 = !self.routes.t1.is_empty() || has_policies(Family::V4);
+        let v6 = !self.routes.t2.is_empty() || has_policies(Family::V6);
+        v4.then_some(Family::V4).into_iter().chain(v6.then_some(Family::V6))
     }
 
     /// The distinct gateways to the VPC; `None` is the link itself.
@@ -228,6 +264,11 @@ impl Rib {
         self.own.values().filter_map(gateway).collect()
     }
 
+    /// Whether [`Self::take_changed`] would clear anything.
+    pub fn has_changed(&self) -> bool {
+        !self.changed.is_empty() || !self.predecessors.is_empty()
+    }
+
     /// As [`Self::take_changed`], without clearing them.
     pub fn changed(&self) -> impl ExactSizeIterator<Item = IpNet> {
         self.changed.keys().copied()
@@ -236,7 +277,7 @@ impl Rib {
     /// The destinations that were added, removed, or changed their target since the last call.
     pub fn take_changed(&mut self) -> BTreeSet<IpNet> {
         self.predecessors.clear();
-        std::mem::take(&mut self.changed).into_keys().collect()
+        mem::take(&mut self.changed).into_keys().collect()
     }
 
     /// Marks destinations as changed again, after the change could not be applied.
@@ -300,48 +341,6 @@ impl Rib {
     }
 }
 
-fn own(vpc: Option<&Vpc>, host: &HostState) -> BTreeMap<IpNet, Target> {
-    let mut own = BTreeMap::new();
-    if let Some(vpc) = vpc {
-        add_vpc(&mut own, vpc, host);
-    }
-    add_hub(&mut own, host);
-    own
-}
-
-/// The VPC's prefixes follow the kernel's own routes of the VPC interface: parts of a prefix may lie behind different
-/// routers.
-fn add_vpc(own: &mut BTreeMap<IpNet, Target>, vpc: &Vpc, host: &HostState) {
-    let ifindex = host.link(&vpc.interface).map(|link| link.index);
-    let routed =
-        ifindex.into_iter().flat_map(|index| host.gateways_of(index)).map(|(prefix, gateway)| (prefix, Some(gateway)));
-    let on_link = ifindex.into_iter().flat_map(|index| host.addresses_of(index)).map(|address| (address.trunc(), None));
-    let kernel: JointPrefixMap<IpNet, Option<IpAddr>> = routed.chain(on_link).collect();
-    for cidr in &vpc.cidrs {
-        let gateway = kernel.get_lpm(cidr).and_then(|(_, gateway)| *gateway);
-        own.insert(*cidr, Target::Vpc { gateway });
-        for (prefix, gateway) in kernel.children(cidr) {
-            own.insert(prefix, Target::Vpc { gateway: *gateway });
-        }
-    }
-}
-
-fn add_hub(own: &mut BTreeMap<IpNet, Target>, host: &HostState) {
-    for address in host.addresses.values().flatten() {
-        own.insert(IpNet::from(address.addr()), Target::Hub);
-        if let IpNet::V4(net) = *address
-            && let Some(broadcast) = directed_broadcast(net)
-        {
-            own.insert(IpNet::from(IpAddr::V4(broadcast)), Target::Hub);
-        }
-    }
-}
-
-/// The directed broadcast address of a link; /31 and /32 links have none (RFC 3021).
-fn directed_broadcast(net: Ipv4Net) -> Option<Ipv4Addr> {
-    (net.prefix_len() < 31).then(|| net.broadcast())
-}
-
 /// The members that carry a destination's traffic now, with their shares of it, in order of their names.
 ///
 /// Members with a weight above 0 that are up share the traffic in proportion to their weights. If none is up, the
@@ -370,10 +369,15 @@ pub fn active<'a>(members: &'a Members, states: &States) -> Vec<(&'a str, u32)> 
 
 /// The fraction of a destination's flows that the route through `next_hop` carries now, 0..=1.
 pub fn share(rib: &Rib, destination: IpNet, next_hop: &str, states: &States) -> f64 {
-    let Some(Target::Connections(members)) = rib.target(destination) else {
-        return 0.0;
-    };
-    let active = active(&members, states);
+    match rib.target(destination) {
+        Some(Target::Connections(members)) => share_of(&members, next_hop, states),
+        _ => 0.0,
+    }
+}
+
+/// The same for the flows of these members.
+pub fn share_of(members: &Members, next_hop: &str, states: &States) -> f64 {
+    let active = active(members, states);
     let total: u32 = active.iter().map(|(_, part)| part).sum();
     let own: u32 = active.iter().filter(|(name, _)| *name == next_hop).map(|(_, part)| part).sum();
     f64::from(own) / f64::from(total.max(1))

@@ -3,6 +3,7 @@
 
 mod arrival;
 mod egress;
+mod policy;
 
 use std::net::IpAddr;
 
@@ -16,6 +17,7 @@ use super::{
     view::{Direction, Names, Paired, View},
 };
 use crate::{
+    config::policy_routes::PolicyKey,
     connection::state::State,
     fib::tables::EgressTables,
     policy::ports::{Ports, ProtoPorts},
@@ -76,6 +78,10 @@ pub enum Object {
         next_hop: String,
         is_learned: bool,
     },
+    PolicyRoute {
+        key: PolicyKey,
+        next_hop: String,
+    },
 }
 
 /// What the stages look up, up to the last one that the tables allow the packet to reach.
@@ -115,7 +121,7 @@ impl Explainer<'_> {
         let ip = frame.ip.as_ref()?;
         let source = self.translate(ip, &attachment);
         let segment = self.selector(ip, source, &attachment)?;
-        let (_, target) = self.route(ip)?;
+        let target = self.route(ip, source)?;
         self.next_hop(ip, source, segment, &target)
     }
 
@@ -263,18 +269,27 @@ impl Explainer<'_> {
         }
     }
 
-    fn route(&mut self, ip: &Ip) -> Option<(IpNet, Target)> {
+    fn route(&mut self, ip: &Ip, source: IpAddr) -> Option<Target> {
+        if let Some(target) = self.policy_route(ip, source) {
+            self.made.has_route = true;
+            return Some(target);
+        }
         let found = self.view.route(ip.destination);
         let (text, objects) = (self.route_text(found.as_ref()), self.routes(found.as_ref()));
         self.with(Stage::Route, "destination's route", ip.destination.to_string(), text, objects);
-        let found = found?;
+        let (_, target) = found?;
         self.made.has_route = true;
-        Some(found)
+        Some(target)
     }
 
     fn route_text(&self, route: Option<&(IpNet, Target)>) -> String {
         let Some((prefix, target)) = route else { return "no route".to_owned() };
-        let to = match target {
+        format!("{prefix} to {}", self.by(target))
+    }
+
+    /// The ways to a target.
+    fn by(&self, target: &Target) -> String {
+        match target {
             Target::Hub => "the hub itself".to_owned(),
             Target::Vpc { gateway: Some(gateway) } => format!("the VPC, by {gateway}"),
             Target::Vpc { gateway: None } => "the VPC, on its link".to_owned(),
@@ -288,8 +303,7 @@ impl Explainer<'_> {
                 };
                 members.iter().map(text).collect::<Vec<_>>().join(", ")
             }
-        };
-        format!("{prefix} to {to}")
+        }
     }
 
     fn routes(&self, route: Option<&(IpNet, Target)>) -> Vec<Object> {

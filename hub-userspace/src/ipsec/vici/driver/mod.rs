@@ -109,6 +109,7 @@ fn without_routes(config: &Config) -> Arc<Config> {
         customer_gateways,
         connections,
         routes: _,
+        policy_routes: _,
         provenance,
     } = config;
     Arc::new(Config {
@@ -122,6 +123,7 @@ fn without_routes(config: &Config) -> Arc<Config> {
         customer_gateways: customer_gateways.clone(),
         connections: connections.clone(),
         routes: Vec::new(),
+        policy_routes: Vec::new(),
         provenance: Arc::clone(provenance),
     })
 }

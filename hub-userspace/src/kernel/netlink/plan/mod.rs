@@ -1,5 +1,7 @@
 //! The desired kernel objects, and their difference from the existing ones. Pure.
 
+mod rule;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
@@ -8,6 +10,8 @@ use std::{
 
 use ipnet::IpNet;
 use rtnetlink::packet_route::rule::RuleMessage;
+
+pub use self::rule::{KernelRule, RuleKind};
 
 /// The kernel's key of a route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -135,7 +139,7 @@ impl RouteAction {
 /// Our existing objects in the kernel, except routes.
 #[derive(Debug, Default)]
 pub(super) struct Existing {
-    /// Rules with our protocol, as dumped: an earlier version of the agent created them.
+    /// Rules with our protocol, as dumped.
     pub rules: Vec<RuleMessage>,
     /// Neighbours with our protocol; `None` for one that is no longer managed or permanent.
     pub neighbours: BTreeMap<(u32, IpAddr), Option<KernelNeighbour>>,

@@ -16,7 +16,7 @@ use tokio::{
 
 use self::task::ReconcilerTask;
 use super::{
-    plan::{KernelNeighbour, RouteAction, RouteKey},
+    plan::{KernelNeighbour, KernelRule, RouteAction, RouteKey},
     socket::Requests,
 };
 
@@ -31,12 +31,11 @@ const NEIGHBOUR_TABLE_FULL: &str = "the kernel's neighbour table is full: raise 
 ///
 /// A task does the work. No function here waits for it, and each call replaces pending work on the same objects.
 /// Nothing is deleted before the first [`Self::settled`]. By then the complete desired state must have been passed,
-/// because all other objects of ours are treated as leftovers of an earlier agent. Rules are always leftovers: this
-/// version creates none.
+/// because all other objects of ours are treated as leftovers of an earlier agent.
 ///
 /// The order is independent of the order of calls. Neighbours are set first, because a route in use needs its
-/// neighbour. Then routes are added or replaced. Rules, routes and neighbours are deleted last, in this order. A route
-/// that exists before and after a change also exists throughout it.
+/// neighbour. Then routes are added or replaced, then rules added. Rules, routes and neighbours are deleted last, in this
+/// order. A route or rule that exists before and after a change also exists throughout it.
 ///
 /// Dropping it ends the task and leaves the kernel unchanged; [`Self::clear`] removes everything.
 #[derive(Debug)]
@@ -52,6 +51,7 @@ pub struct Reconciler {
 enum ReconcilerCommand {
     Routes(Vec<(RouteKey, Option<Arc<RouteAction>>)>),
     Neighbours(BTreeSet<KernelNeighbour>),
+    Rules(BTreeSet<KernelRule>),
     /// Clears the desired state.
     Clear,
     Audit,
@@ -131,6 +131,11 @@ impl Reconciler {
     /// Sets the complete set of desired neighbours.
     pub fn neighbours(&self, neighbours: BTreeSet<KernelNeighbour>) {
         self.send(ReconcilerCommand::Neighbours(neighbours));
+    }
+
+    /// Sets the complete set of desired rules.
+    pub fn rules(&self, rules: BTreeSet<KernelRule>) {
+        self.send(ReconcilerCommand::Rules(rules));
     }
 
     /// Once pending work is done, reads all our objects again and repairs differences: the kernel drops routes on its

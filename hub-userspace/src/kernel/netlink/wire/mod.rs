@@ -20,7 +20,7 @@ use self::{
 pub(super) use self::{
     neighbour::{bare_neighbour, is_managed, neighbour, neighbour_mac, neighbour_use, read_neighbour_key},
     route::{destination, metric, route, route_deletion, single_gateway},
-    rule::rule_deletion,
+    rule::{read_rule, rule, rule_deletion},
 };
 use super::{
     PROTOCOL, is_ours,

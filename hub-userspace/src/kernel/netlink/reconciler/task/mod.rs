@@ -1,6 +1,7 @@
 //! The task of a [`Reconciler`](super::Reconciler). It works in small steps and processes commands between them.
 
 mod neighbours;
+mod rules;
 mod watch;
 
 use std::{
@@ -24,13 +25,14 @@ use tracing::{error, warn};
 
 use self::{
     neighbours::Neighbours,
+    rules::Rules,
     watch::{ForeignChange, Watch},
 };
 use super::{GONE, ReconcileFailure, ReconcileReport, ReconcilerCommand};
 use crate::{
     kernel::netlink::{
         INTERNAL_PROTOCOL, PROTOCOL,
-        plan::{Existing, RouteKey},
+        plan::RouteKey,
         route_state::{RouteState, RouteWrite},
         socket::{Refusal, Requests},
         wire,
@@ -66,7 +68,7 @@ pub struct ReconcilerTask {
     commands: mpsc::UnboundedReceiver<ReconcilerCommand>,
     routes: RouteState,
     neighbours: Neighbours,
-    rules: Leftovers,
+    rules: Rules,
     others: Others,
     /// The first [`ReconcilerCommand::Settle`] has arrived: any undesired object is a leftover from now on.
     begun: bool,
@@ -90,15 +92,6 @@ struct Others {
     is_restoring: bool,
 }
 
-/// Rules of earlier versions.
-#[derive(Default)]
-struct Leftovers {
-    /// A dump of them is due.
-    due: bool,
-    /// Failures of the last attempt.
-    failures: Vec<ReconcileFailure>,
-}
-
 impl ReconcilerTask {
     pub fn new(
         requests: Requests,
@@ -117,7 +110,7 @@ impl ReconcilerTask {
             commands,
             routes: RouteState::default(),
             neighbours: Neighbours::default(),
-            rules: Leftovers::default(),
+            rules: Rules::default(),
             begun: false,
             wants_anything: false,
             audit_due: false,
@@ -199,9 +192,11 @@ impl ReconcilerTask {
                 }
             }
             ReconcilerCommand::Neighbours(neighbours) => self.neighbours.want(neighbours),
+            ReconcilerCommand::Rules(rules) => self.rules.want(rules),
             ReconcilerCommand::Clear => {
                 self.routes.want_nothing();
                 self.neighbours.want(BTreeSet::new());
+                self.rules.want(BTreeSet::new());
             }
             ReconcilerCommand::Audit => self.audit_due = true,
             ReconcilerCommand::Settle(answer) => {
@@ -235,7 +230,7 @@ impl ReconcilerTask {
             return Ok(());
         }
         if self.rules.due {
-            return self.delete_rules().await;
+            return self.write_rules().await;
         }
         let deletions = self.routes.next_deletions(STEP);
         if !deletions.is_empty() {
@@ -329,27 +324,6 @@ impl ReconcilerTask {
             bail!("{key}: {refusal}");
         }
         self.routes.refused(key, refusal);
-        Ok(())
-    }
-
-    async fn delete_rules(&mut self) -> Result<()> {
-        let mut existing = Existing::default();
-        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-            let request = RouteNetlinkMessage::GetRule(wire::all::rules(family));
-            for object in self.requests.list("reading the rules", request).await.context(UNREADABLE)? {
-                if let RouteNetlinkMessage::NewRule(shown) = object {
-                    existing.note_rule(&shown);
-                }
-            }
-        }
-        self.rules.due = false;
-        let changes = existing.rules.iter().map(|rule| {
-            let message = RouteNetlinkMessage::DelRule(wire::rule_deletion(rule));
-            ("rule of an earlier version".to_owned(), message, DELETE)
-        });
-        let (made, failures) = self.make(changes.collect(), GONE).await?;
-        self.done.deleted += made;
-        self.rules.failures = failures;
         Ok(())
     }
 
