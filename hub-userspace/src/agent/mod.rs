@@ -29,6 +29,7 @@ pub mod event;
 pub mod guard;
 mod host;
 mod learned;
+mod links;
 mod lock;
 mod main_loop;
 mod metrics;

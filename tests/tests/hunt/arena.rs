@@ -15,6 +15,7 @@ use crate::raw::{Raw, RawLink};
 
 /// Differences between hunts.
 #[derive(Debug, Clone, Copy)]
+#[expect(clippy::struct_excessive_bools, reason = "independent features")]
 pub struct Variant {
     /// The value of `--attach`.
     pub attach: &'static str,
@@ -53,7 +54,7 @@ impl Variant {
             guarded: true,
             translated: self.translated,
             segments: self.segments,
-            policy_routes: self.policy_routes,
+            routes_by_source: self.policy_routes,
         }
     }
 

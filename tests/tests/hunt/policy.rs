@@ -24,7 +24,7 @@ pub struct Policy {
     /// Some sites are in segments.
     pub segments: bool,
     /// There are [`POLICY_ROUTES`].
-    pub policy_routes: bool,
+    pub routes_by_source: bool,
 }
 
 /// Where one packet may arrive, and where it must.
@@ -129,7 +129,7 @@ impl Policy {
         let matches = |(source, destination, _): &&(Place, Place, Place)| {
             is_of(*source, packet.source) && is_of(*destination, packet.destination)
         };
-        POLICY_ROUTES.iter().filter(|_| self.policy_routes).find(matches).map(|(_, _, next_hop)| *next_hop)
+        POLICY_ROUTES.iter().filter(|_| self.routes_by_source).find(matches).map(|(_, _, next_hop)| *next_hop)
     }
 
     /// Where the kernel alone, without the table, may forward a site's packet that the program passes to it.
@@ -218,9 +218,9 @@ mod tests {
         guarded: true,
         translated: false,
         segments: false,
-        policy_routes: false,
+        routes_by_source: false,
     };
-    const BY_SOURCE: Policy = Policy { policy_routes: true, ..OPEN };
+    const BY_SOURCE: Policy = Policy { routes_by_source: true, ..OPEN };
     const ISOLATED: Policy = Policy { spoke_to_spoke: false, ..OPEN };
 
     fn allowed(policy: Policy, entry: Place, from: &str, to: &str, change: impl Fn(Packet) -> Packet) -> Allowed {
