@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::net::IpAddr;
 
 use hub_tests::lab::{FrameSocket, HANGZHOU, HUB, HubConfig, NINGBO, Options, Rig, SHANGHAI, World};
-use hub_tests::packet::View;
+use hub_tests::packet::{Packet, View};
 
 use crate::{SITES, WAIT, datagram, hosts, icmp_error, warm_hub};
 
@@ -46,13 +46,16 @@ fn fragments_made_by_kernel_take_next_hop_of_policy_route() {
         FrameSocket::open(&rig.world["ningbo"], "wan0").unwrap(),
         FrameSocket::open(&rig.world["hangzhou"], "wan0").unwrap(),
     );
-    let [(from, destination), _] = hosts(&SHANGHAI, &HANGZHOU);
+    // A frame, because the kernel's sockets forbid fragments.
+    let shanghai = FrameSocket::open(&rig.world["shanghai"], "wan0").unwrap();
+    let macs = [rig.world["shanghai"].mac("wan0").unwrap(), rig.world[HUB].mac("tun-sh").unwrap()];
+    let destination = IpAddr::from(HANGZHOU.host4());
     // Twice: the kernel may resolve its neighbour first.
     for size in [100, 1340] {
-        datagram(from, destination).size(size).send(&rig.world["shanghai"]).unwrap();
+        let packet = Packet::ipv4(SHANGHAI.host4(), HANGZHOU.host4()).identification(7).udp(5000, 6000).payload(size);
+        shanghai.send(&packet.ethernet(macs[0], macs[1]).build()).unwrap();
         let frame = arrivals.expect(WAIT, to(destination)).unwrap();
-        let is_fragment = frame.bytes.len() > 300;
-        assert_eq!(is_fragment, size > 1300, "{} bytes", frame.bytes.len());
+        assert_eq!(View::ethernet(&frame.bytes).unwrap().fragment, size > 1300, "{} bytes", frame.bytes.len());
     }
     arrivals.expect(WAIT, to(destination)).expect("the second fragment");
     let status = rig.agent.status().unwrap();
