@@ -207,7 +207,7 @@ fn neighbours(family: &str, NeighbourFacts { entries, limit }: NeighbourFacts) -
 /// The cost was measured: docs/benchmarks.md.
 fn rules(rules: &[ForeignRule]) -> Vec<Finding> {
     if rules.is_empty() {
-        return vec![Finding::ok(Area::Host, "ip rule", Code::IpRules, "no rules besides the kernel's own")];
+        return vec![Finding::ok(Area::Host, "ip rule", Code::IpRules, "no rules of other processes")];
     }
     let is_charons = |rule: &&ForeignRule| rule.priority == CHARON && rule.table == CHARON;
     let (charons, others): (Vec<_>, Vec<_>) = rules.iter().partition(is_charons);
