@@ -1,6 +1,7 @@
 //! Code shared by the tests, the demo and `cargo xtask lab`.
 //!
 //! - [`checkout`]: finds the workspace.
+//! - [`document`]: examples in the documentation, run and compared.
 //! - [`exposition`]: a strict reader of Prometheus's text formats.
 //! - [`lab`]: worlds of network namespaces and tools that measure them: pings, transfers, probes, raw frames, the
 //!   agent.
@@ -12,6 +13,7 @@
 //! None of them needs a built agent or kernel program.
 
 pub mod checkout;
+pub mod document;
 pub mod exposition;
 pub mod lab;
 pub mod model;

@@ -43,6 +43,8 @@ pub struct MetricsSnapshot {
     unattributed: Counters,
     /// Of the files, of the store, and learned.
     routes: [usize; 3],
+    /// Policy routes in force, and their quota.
+    policy_routes: [usize; 2],
     max_connections: usize,
     set_aside: usize,
 }
@@ -114,6 +116,7 @@ impl MetricsSnapshot {
             vpc: config.vpc.as_ref().map(|_| datapath.earlier(VPC)),
             unattributed: datapath.earlier(UNATTRIBUTED),
             routes: [of_files, config.routes.len() - of_files, world.rib.learned_count()],
+            policy_routes: [config.policy_routes.len(), config.gateway.max_policy_routes],
             max_connections: config.gateway.max_connections,
             set_aside: config.provenance.set_aside.len(),
         })
@@ -164,6 +167,7 @@ impl MetricsSnapshot {
         });
         let connections = scraped.collect::<Result<_>>()?;
         let [of_files, of_store, learned] = self.routes;
+        let [policy_routes, max_policy_routes] = self.policy_routes;
         Ok(Scrape {
             connections,
             vpc: vpc.map(|earlier| Ok::<_, DatapathError>(reader.read(VPC, &mut cpus)? + earlier)).transpose()?,
@@ -173,7 +177,10 @@ impl MetricsSnapshot {
             groups,
             omitted_shares,
             routes: vec![("file", of_files), ("store", of_store), ("learned", learned)],
-            quotas: vec![QuotaScrape { name: "connections", used, limit: self.max_connections }],
+            quotas: vec![
+                QuotaScrape { name: "connections", used, limit: self.max_connections },
+                QuotaScrape { name: "policy_routes", used: policy_routes, limit: max_policy_routes },
+            ],
             set_aside: self.set_aside,
             last_reload_success,
             process: ProcessScrape::read(),

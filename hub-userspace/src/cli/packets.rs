@@ -64,6 +64,9 @@ pub struct MonitorArgs {
     /// Show packets. Needs root.
     #[arg(long)]
     packets: bool,
+    /// End after this many packets.
+    #[arg(long, value_name = "N", requires = "packets", value_parser = clap::value_parser!(u64).range(1..))]
+    count: Option<u64>,
     #[command(flatten)]
     filter: PacketFilter,
 }
@@ -112,7 +115,7 @@ fn show(text: &str) -> Result<()> {
 
 /// Prints changes of connections, or packets, until interrupted.
 pub async fn monitor(client: &Client, arguments: MonitorArgs, output: Output) -> Result<String> {
-    let MonitorArgs { packets, filter } = arguments;
+    let MonitorArgs { packets, count, filter } = arguments;
     if !packets {
         if filter != PacketFilter::default() {
             let problem = "conditions for packets need --packets\n";
@@ -120,7 +123,11 @@ pub async fn monitor(client: &Client, arguments: MonitorArgs, output: Output) ->
         }
         client.follow(|event: &ConnectionEvent| show(&printed(event, table::event, output)?)).await?;
     }
-    let handle = |line: &PacketLine| show(&printed(line, table::packet, output)?).map(|()| true);
+    let mut shown = 0;
+    let handle = |line: &PacketLine| {
+        shown += u64::from(matches!(line, PacketLine::Packet(_)));
+        show(&printed(line, table::packet, output)?).map(|()| count.is_none_or(|count| shown < count))
+    };
     let started = || {
         eprintln!("listening for packets");
         Ok(())

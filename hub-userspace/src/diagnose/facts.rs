@@ -108,6 +108,8 @@ pub struct NetworkFacts {
     pub neighbours: [Option<NeighbourFacts>; 2],
     /// Rules that are neither the kernel's nor the agent's.
     pub rules: Vec<ForeignRule>,
+    /// Whether there are rules of the agent: it needs them for policy routes.
+    pub has_own_rules: bool,
     /// Whether the table `inet vpnhub` exists; `None` without the permission to read it.
     pub has_table: Option<bool>,
     /// Interfaces of connections, of the VPC and of underlays, by name.

@@ -189,7 +189,7 @@ async fn network(
     config: Option<&ConfigFacts>,
     unchecked: &mut Vec<String>,
 ) -> Option<NetworkFacts> {
-    let Survey { links, rules } = match Survey::take().await {
+    let Survey { links, rules, has_own_rules } = match Survey::take().await {
         Ok(survey) => survey,
         Err(error) => {
             unchecked.push(format!("interfaces and rules are not checked: {error}"));
@@ -224,6 +224,7 @@ async fn network(
         interfaces: interfaces.collect(),
         cpus: std::thread::available_parallelism().ok().map(Into::into),
         rules,
+        has_own_rules,
     })
 }
 

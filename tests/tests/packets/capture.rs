@@ -2,11 +2,16 @@
 //! tshark where it is installed.
 
 use std::fs;
+use std::io::{BufRead as _, BufReader, Read as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
-use hub_tests::lab::{HANGZHOU, HubConfig, Options, Rig, SHANGHAI, Scratch, VPC, World, retry};
+use hub_tests::lab::{HANGZHOU, HubConfig, Options, Rig, SHANGHAI, Scratch, VPC, World, agent_binary, retry};
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::libc;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use crate::{Listener, SITES, Wire, address, spawn, spoofed, udp};
 
@@ -176,6 +181,41 @@ fn capture_to_standard_output_is_a_file() {
     fs::write(&file, &output.stdout).unwrap();
     assert_eq!(read(&file)[0].bytes, frame);
     rig.stop().unwrap();
+}
+
+#[test]
+fn capture_into_a_pipe_that_nobody_reads_ends_after_an_interrupt() {
+    let rig = Rig::start(&Options::default(), &HubConfig::offices(&SITES)).unwrap();
+    rig.warm_up(&SITES).unwrap();
+    let mut command = Command::new(agent_binary());
+    command.arg("--socket").arg(rig.agent.socket()).args(["capture", "-w", "-", "--src", crate::FOREIGN]);
+    let mut capture = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let pipe = capture.stdout.take().unwrap();
+    fcntl(&pipe, FcntlArg::F_SETPIPE_SZ(4096)).unwrap();
+    let mut errors = BufReader::new(capture.stderr.take().unwrap());
+    errors.read_line(&mut String::new()).unwrap();
+    let wire = Wire::of_site(&rig.world, &SHANGHAI);
+    retry("the pipe does not fill", || {
+        wire.send(&spoofed((1, 2)));
+        Ok(is_stuck_in_write(capture.id()).then_some(()))
+    })
+    .unwrap();
+    kill(Pid::from_raw(capture.id().cast_signed()), Signal::SIGINT).unwrap();
+    assert_eq!(capture.wait().unwrap().code(), Some(1));
+    let mut rest = String::new();
+    errors.read_to_string(&mut rest).unwrap();
+    assert!(rest.ends_with("vpnhub: the capture is not read: it ends incomplete\n"), "{rest}");
+    drop(pipe);
+    rig.stop().unwrap();
+}
+
+/// Whether a thread of this process sleeps in `write` to its standard output (`/proc/PID/task/TID/syscall`).
+fn is_stuck_in_write(process: u32) -> bool {
+    let write = format!("{} 0x1 ", libc::SYS_write);
+    fs::read_dir(format!("/proc/{process}/task")).unwrap().any(|task| {
+        let call = fs::read_to_string(task.unwrap().path().join("syscall"));
+        call.is_ok_and(|call| call.starts_with(&write))
+    })
 }
 
 #[test]

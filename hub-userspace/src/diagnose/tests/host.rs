@@ -91,6 +91,17 @@ fn rules_of_others_are_warnings_and_charons_has_its_own() {
 }
 
 #[test]
+fn own_rules_are_in_order_and_their_cost_is_said() {
+    for (has_own_rules, says_cost) in [(false, false), (true, true)] {
+        let mut facts = healthy();
+        facts.host.network.as_mut().expect("it has one").has_own_rules = has_own_rules;
+        let diagnosis = diagnose(&facts);
+        assert!(faults(&diagnosis).is_empty());
+        assert_eq!(only(&diagnosis, "ip_rules").message.contains("policy routes"), says_cost);
+    }
+}
+
+#[test]
 fn rules_of_others_are_listed_up_to_five() {
     let mut facts = healthy();
     let network = facts.host.network.as_mut().expect("it has one");

@@ -23,8 +23,10 @@ const KERNEL_PRIORITIES: [u32; 3] = [32767, 32766, 0];
 #[derive(Debug, Clone, Default)]
 pub struct Survey {
     pub links: Links,
-    /// In the kernel's order, IPv4 first.
+    /// Rules of others, in the kernel's order, IPv4 first.
     pub rules: Vec<ForeignRule>,
+    /// Whether the agent, or an earlier version, has made one.
+    pub has_own_rules: bool,
 }
 
 /// A rule that neither the kernel nor an earlier version of the agent has made.
@@ -49,16 +51,17 @@ impl Survey {
             _ => None,
         });
         let links = links.collect();
-        let mut rules = Vec::new();
+        let (mut rules, mut has_own_rules) = (Vec::new(), false);
         for (family, number) in [(Family::V4, AddressFamily::Inet), (Family::V6, AddressFamily::Inet6)] {
             let request = RouteNetlinkMessage::GetRule(wire::all::rules(number));
             for object in requests.list("reading the rules", request).await? {
                 if let RouteNetlinkMessage::NewRule(message) = object {
+                    has_own_rules |= is_our_rule(&message);
                     rules.extend(foreign_rule(family, &message));
                 }
             }
         }
-        Ok(Self { links, rules })
+        Ok(Self { links, rules, has_own_rules })
     }
 }
 
