@@ -1,9 +1,8 @@
 //! A Prometheus at the hub, as an operator has one.
 
 use std::path::PathBuf;
-use std::process::{Child, Stdio};
 
-use hub_tests::lab::{Agent, HUB, Scratch, World, retry_within};
+use hub_tests::lab::{Agent, Background, HUB, Scratch, World, retry_within};
 use hub_tests::tools;
 
 use crate::{PATIENCE, output};
@@ -19,9 +18,9 @@ pub fn missing() -> Option<String> {
     binary().is_none().then(|| "needs prometheus: cargo xtask setup".to_owned())
 }
 
-/// Dropping it ends it.
+/// Ends when dropped.
 pub struct Prometheus {
-    process: Child,
+    _process: Background,
     _files: Scratch,
 }
 
@@ -32,25 +31,14 @@ impl Prometheus {
         let text = "global: { scrape_interval: 200ms }\nscrape_configs:\n  - job_name: vpnhub\n    static_configs: \
                     [{ targets: [\"127.0.0.1:9118\"] }]\n";
         std::fs::write(files.file("prometheus.yml"), text).unwrap();
-        let process = world[HUB]
-            .command(binary().expect("prometheus: cargo xtask setup"))
+        let mut command = world[HUB].command(binary().expect("prometheus: cargo xtask setup"));
+        command
             .arg(format!("--config.file={}", files.file("prometheus.yml").display()))
             .arg(format!("--storage.tsdb.path={}", files.file("data").display()))
-            .args(["--web.listen-address=127.0.0.1:9090", "--log.level=error"])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap();
-        let prometheus = Self { process, _files: files };
+            .args(["--web.listen-address=127.0.0.1:9090", "--log.level=error"]);
+        let prometheus = Self { _process: Background::start(&mut command).unwrap(), _files: files };
         wait_for(agent, world, "vpnhub_connection_up");
         prometheus
-    }
-}
-
-impl Drop for Prometheus {
-    fn drop(&mut self) {
-        drop(self.process.kill());
-        drop(self.process.wait());
     }
 }
 
