@@ -148,9 +148,9 @@ impl Programs {
         loaded(&mut self.0, "generator")
     }
 
-    /// The generator, which has been loaded.
-    pub fn loaded_generator(&self) -> Result<&Xdp> {
-        Ok(self.0.program("generator").context("no program generator")?.try_into()?)
+    /// A program that has been loaded.
+    pub fn loaded(&self, name: &str) -> Result<&Xdp> {
+        Ok(self.0.program(name).with_context(|| format!("no program {name}"))?.try_into()?)
     }
 }
 

@@ -2,6 +2,8 @@
 //! what generic XDP, limits of the MSS and translated addresses cost. Two hubs of each, and the floor, in turn on one core.
 
 mod hubs;
+mod listeners;
+mod policies;
 mod results;
 pub mod subjects;
 mod ways;
@@ -28,7 +30,7 @@ use crate::{
 pub struct Arguments {
     /// Subjects to vary
     #[arg(long, value_delimiter = ',', value_name = "SUBJECT",
-        default_values = ["next-hops", "connections", "selectors", "mode", "mss", "translate"])]
+        default_values = ["next-hops", "connections", "selectors", "mode", "mss", "translate", "policy-routes", "segments", "listeners"])]
     subjects: Vec<Subject>,
     /// IP versions
     #[arg(long, value_delimiter = ',', default_values = ["4", "6"])]
@@ -49,6 +51,10 @@ pub struct Arguments {
     #[arg(long, value_delimiter = ',', value_name = "FEW,MANY", default_values = ["1", "10000"],
         value_parser = clap::value_parser!(u32).range(1..=100_000))]
     selectors: Vec<u32>,
+    /// Policy routes that are compared
+    #[arg(long, value_delimiter = ',', value_name = "FEW,MANY", default_values = ["0", "1000"],
+        value_parser = clap::value_parser!(u32).range(0..=1000))]
+    policy_routes: Vec<u32>,
     /// Attach the program at TC where the mode does not vary
     #[arg(long)]
     tc: bool,
@@ -76,6 +82,8 @@ pub struct Arguments {
 const ENOUGH_ROUNDS: u32 = 7;
 /// The most that a gateway can have.
 pub const MOST_CONNECTIONS: i64 = 4000;
+/// Clients that are shown what is dropped, where there are any.
+const LISTENERS: u32 = 3;
 /// For the kernel to clean up after a world that is gone.
 const SETTLE: Duration = Duration::from_secs(1);
 
@@ -123,7 +131,7 @@ struct Case<'a> {
 
 impl Case<'_> {
     fn variants(&self) -> Result<(Vec<Variant>, u32)> {
-        let Arguments { next_hops, interfaces, connections, selectors, .. } = self.arguments;
+        let Arguments { next_hops, interfaces, connections, selectors, policy_routes, .. } = self.arguments;
         let counts = match self.subject {
             Subject::NextHops => next_hops,
             Subject::Interfaces => interfaces,
@@ -132,6 +140,9 @@ impl Case<'_> {
             Subject::Mode => return Ok((named(&["native", "generic"]), 0)),
             Subject::Mss => return Ok((named(&["off", "auto"]), 0)),
             Subject::Translate => return Ok((named(&["none", "source", "destination", "both"]), 0)),
+            Subject::Segments => return Ok((named(&["none", "two"]), 0)),
+            Subject::PolicyRoutes => policy_routes,
+            Subject::Listeners => &vec![0, LISTENERS],
         };
         let &[few, many] = &counts[..] else { bail!("two numbers are needed, such as 2,64") };
         ensure!(few < many, "{few},{many}: the first must be the smaller one");
@@ -152,7 +163,7 @@ impl Case<'_> {
         let own_floors = plans.iter().any(|plan| plan.devices != plans[0].devices);
         let floors = if own_floors { &plans[..] } else { &plans[..1] };
         let floors = floors.iter().map(|plan| Floor::make(programs, plan.devices)).collect::<Result<Vec<_>>>()?;
-        let sides = plans.iter().map(|plan| Side::start(programs, agent, plan)).collect::<Result<Vec<_>>>()?;
+        let sides = plans.iter().map(|plan| Side::start(programs, agent, plan, family)).collect::<Result<Vec<_>>>()?;
 
         let mut times = vec![Vec::new(); floors.len() + sides.len()];
         let (mut rounds, mut voids) = (0, 0);

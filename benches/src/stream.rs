@@ -68,7 +68,7 @@ pub fn during<T>(
     pace: Pace,
     body: impl FnOnce() -> Result<T>,
 ) -> Result<(T, StreamSummary)> {
-    let generator = programs.loaded_generator()?;
+    let generator = programs.loaded("generator")?;
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
         let pump = scope.spawn(|| from.namespace.enter(|| pump(generator, from.index, pace, &stop))?);

@@ -2,10 +2,11 @@
 //! records arrivals. [`pass`] lets a veth device accept redirected frames. [`bare`] is the floor for comparisons,
 //! [`bare_pair`] the one for two interfaces at TC, [`fan`] the one for many egress devices, [`tc`] the one at TC. [`fib`]
 //! forwards by the kernel's own routes. [`pktgen`] stamps and counts the frames of the kernel's packet generator.
-//! [`replay`] sends recorded ESP frames and counts what is decrypted.
+//! [`replay`] sends recorded ESP frames and counts what is decrypted. [`back`] sends frames unchanged.
 #![no_std]
 #![no_main]
 
+mod back;
 mod bare;
 mod bare_pair;
 mod expect;

@@ -1,11 +1,16 @@
 //! The hubs that are compared, each in a world of its own, with as many interfaces as it needs.
 
-use std::{path::Path, thread};
+use std::{
+    path::Path,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use hub_tests::lab::HUB;
 
 use super::{
+    listeners::{self, Drops},
     subjects::Plan,
     ways::{device, ends},
 };
@@ -13,6 +18,7 @@ use crate::{
     forward::{
         hub::{Hub, MTU},
         hubs::flood_with,
+        routes::Family,
     },
     netdev::Netdev,
     programs::Programs,
@@ -84,20 +90,30 @@ impl Floor {
 pub struct Side {
     running: Running,
     hub: Hub,
+    drops: Option<Drops>,
 }
 
 impl Side {
     /// Starts it, and waits until it has nothing more to do.
-    pub fn start(programs: &mut Programs, agent: &Path, plan: &Plan) -> Result<Self> {
+    pub fn start(programs: &mut Programs, agent: &Path, plan: &Plan, family: Family) -> Result<Self> {
         let (hub, _) = make(programs, plan.devices)?;
         let running = Running::start_with(agent, &hub.world[HUB], &plan.config, &plan.arguments)?;
         running.rest()?;
-        Ok(Self { running, hub })
+        let drops = |count| Drops::prepare(&hub, (&running.agent, agent), family, count);
+        let drops = plan.listeners.map(drops).transpose()?;
+        Ok(Self { running, hub, drops })
     }
 
     pub fn run(&self, programs: &mut Programs, traffic: &Traffic, frames: u64, cpu: Option<usize>) -> Result<Report> {
         self.running.agent.must_run()?;
-        apart(programs, &self.hub, traffic, frames, cpu)
+        let Some(drops) = &self.drops else { return apart(programs, &self.hub, traffic, frames, cpu) };
+        let ends = AtomicBool::new(false);
+        thread::scope(|scope| {
+            let beside = scope.spawn(|| drops.send_until(&ends));
+            let report = apart(programs, &self.hub, traffic, frames, cpu);
+            ends.store(true, Ordering::Relaxed);
+            beside.join().expect("sending does not panic").and(report)
+        })
     }
 
     /// # Errors
@@ -119,6 +135,9 @@ impl Side {
             .collect();
         if let Some(idle) = plan.used.iter().find(|name| !sent.contains(&name.as_str())) {
             bail!("{} of {} connections sent frames, and {idle} did not", sent.len(), plan.used.len());
+        }
+        if self.drops.is_some() {
+            listeners::check(&status, &B.place)?;
         }
         Ok(())
     }

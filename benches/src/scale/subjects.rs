@@ -10,7 +10,7 @@ use hub_tests::lab::{ConnectionConfig, HubConfig, RouteConfig, Site};
 use ipnet::IpNet;
 use serde::{Serialize, Serializer};
 
-use super::ways;
+use super::{policies, ways};
 use crate::{
     forward::routes::{self, FIRST, Family, SLOT},
     settings::{Spread, Traffic},
@@ -35,6 +35,12 @@ pub enum Subject {
     Mss,
     /// Whether the addresses of a site are translated: of the one that the frames come from, that they go to, or both
     Translate,
+    /// Policy routes, one for each destination, which has a route, too
+    PolicyRoutes,
+    /// Whether the two sites are in segments, which reach each other
+    Segments,
+    /// Clients of `monitor --packets`, while half a million packets a second are dropped beside the measured ones
+    Listeners,
 }
 
 impl Subject {
@@ -47,6 +53,9 @@ impl Subject {
             Self::Mode => "mode",
             Self::Mss => "mss",
             Self::Translate => "translate",
+            Self::PolicyRoutes => "policy_routes",
+            Self::Segments => "segments",
+            Self::Listeners => "listeners",
         }
     }
 
@@ -54,7 +63,9 @@ impl Subject {
     pub fn limit(self) -> f64 {
         match self {
             Self::Mode => 1.5,
-            Self::Mss => 0.01,
+            Self::Mss | Self::Segments => 0.01,
+            // 97 % of the rate.
+            Self::Listeners => 0.031,
             _ => 0.1,
         }
     }
@@ -98,6 +109,8 @@ pub struct Plan {
     pub used: Vec<String>,
     /// As in [`Traffic`].
     pub translated: Option<(IpAddr, IpNet)>,
+    /// Packets are dropped beside, and shown to this many clients.
+    pub listeners: Option<u32>,
 }
 
 /// Flows of the frames that share out among the members of a group: 64 for each, where there are most.
@@ -115,7 +128,15 @@ pub fn plan(subject: Subject, variant: Variant, most: u32, family: Family) -> Pl
         (Subject::NextHops, Variant::Count(count)) => ways::next_hops(family, count),
         (Subject::Interfaces, Variant::Count(count)) => ways::interfaces(family, count, most),
         (Subject::Connections, Variant::Count(count)) => connections(family, count - 1, most - 1),
+        (Subject::PolicyRoutes, Variant::Count(count)) => policies::policy_routes(family, count, most),
+        (Subject::Listeners, Variant::Count(count)) => {
+            Plan { listeners: Some(count), ..few_routes(family, vec![], |_| ()) }
+        }
         (_, Variant::Count(count)) => selectors(family, count, most),
+        (Subject::Segments, Variant::Named(segments)) => {
+            let plan = few_routes(family, vec![], |_| ());
+            if segments == "none" { plan } else { policies::in_segments(plan) }
+        }
         (Subject::Mss, Variant::Named("off")) => few_routes(family, vec![], |config| {
             config.connections.iter_mut().for_each(|connection| connection.mss_clamp = Some("\"off\""));
         }),
@@ -144,6 +165,7 @@ fn few_routes(family: Family, arguments: Vec<&'static str>, change: impl FnOnce(
         flows: FLOWS,
         used: vec![B.place.to_string()],
         translated: None,
+        listeners: None,
     }
 }
 
@@ -219,6 +241,7 @@ fn connections(family: Family, count: u32, most: u32) -> Plan {
         flows: FEW_FLOWS,
         used,
         translated: None,
+        listeners: None,
     }
 }
 
@@ -240,6 +263,7 @@ fn selectors(family: Family, count: u32, most: u32) -> Plan {
         flows: FEW_FLOWS,
         used: names(1),
         translated: None,
+        listeners: None,
     }
 }
 

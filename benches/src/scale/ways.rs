@@ -41,6 +41,7 @@ pub(super) fn next_hops(family: Family, count: u32) -> Plan {
         flows: MANY_FLOWS,
         used,
         translated: None,
+        listeners: None,
     }
 }
 
@@ -63,6 +64,7 @@ pub(super) fn interfaces(family: Family, count: u32, most: u32) -> Plan {
         flows: MANY_FLOWS,
         used: names(count),
         translated: None,
+        listeners: None,
     }
 }
 
