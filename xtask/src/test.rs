@@ -42,7 +42,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     } else if let Err(why) = setup::starter() {
         eprintln!("tests of strongSwan's older form are skipped: {why:#}");
     }
-    if let Err(why) = setup::bird() {
+    if let Err(why) = setup::routing_daemons() {
         eprintln!("tests of BGP are skipped: {why:#}");
     }
     if let Err(why) = setup::promtool() {

@@ -1,5 +1,6 @@
-//! Routes that sites announce by BGP, with BIRD at the hub and at the sites, configured as in examples/.
+//! Routes that sites announce by BGP, with BIRD or FRR at the hub and at the sites, configured as in examples/.
 
+mod frr;
 #[path = "../harness/mod.rs"]
 mod harness;
 mod refused;
@@ -10,8 +11,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use hub_tests::lab::{
-    Bird, HANGZHOU, HUB, HubConfig, NINGBO, Namespace, Options, Ping, Rig, SHANGHAI, Scratch, Site, VPC, World, reach,
-    retry,
+    Bird, Frr, HANGZHOU, HUB, HubConfig, NINGBO, Namespace, Options, Ping, Rig, SHANGHAI, Scratch, Site, VPC, World,
+    reach, retry,
 };
 use serde_json::Value;
 
@@ -25,8 +26,7 @@ const LEARNED: [&str; 2] = ["10.50.0.0/24", "fd00:50::/64"];
 const HOSTS: [&str; 2] = ["10.50.0.1", "fd00:50::1"];
 
 fn main() -> ExitCode {
-    let lacking = Bird::missing();
-    let cases: [(&str, fn()); 8] = [
+    let with_bird: [(&str, fn()); 8] = [
         ("announced_networks_are_reached_both_ways_until_withdrawn", announced),
         ("traffic_fails_over_to_another_site_that_announces_the_network", fails_over),
         ("equal_announcements_share_the_flows", shares),
@@ -36,7 +36,14 @@ fn main() -> ExitCode {
         ("learned_routes_survive_a_killed_and_restarted_daemon", restart::daemon),
         ("learned_routes_survive_a_killed_and_restarted_agent", restart::agent),
     ];
-    harness::run(cases.into_iter().map(|(name, run)| (lacking.clone(), name, run)))
+    let with_frr: [(&str, fn()); 3] = [
+        ("networks_announced_by_frr_are_reached_both_ways_until_withdrawn", frr::announced),
+        ("traffic_fails_over_to_another_site_with_frr", frr::fails_over),
+        ("learned_routes_survive_a_killed_and_restarted_bgpd", frr::restarted),
+    ];
+    let [no_bird, no_frr] = [Bird::missing(), Frr::missing()];
+    let cases = with_bird.into_iter().map(|(name, run)| (no_bird.clone(), name, run));
+    harness::run(cases.chain(with_frr.into_iter().map(|(name, run)| (no_frr.clone(), name, run))))
 }
 
 /// The offices, with the agent and BIRD in the hub. Shanghai and Hangzhou have no configured routes.

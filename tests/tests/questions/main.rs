@@ -16,7 +16,7 @@ use hub_tests::lab::{Agent, Charon, HUB, World, agent_binary};
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(30);
 
 fn main() -> ExitCode {
-    let cases: [(Option<String>, &str, fn()); 3] = [
+    let cases: [harness::Case; 3] = [
         (prometheus::missing(), "questions_about_three_offices", offices::questions),
         (Charon::missing(), "question_about_a_tunnel", tunnel::question),
         (None, "every_question_is_asked", every_question),

@@ -49,6 +49,11 @@ pub fn install_bird() -> Result<()> {
     install_daemon("installing BIRD", &["bird2"], "bird.service")
 }
 
+/// Installs the FRR routing daemons, for tests of BGP.
+pub fn install_frr() -> Result<()> {
+    install_daemon("installing FRR", &["frr"], "frr.service")
+}
+
 /// Installs a daemon, of the first package, without its service being started, now or at the next boot.
 ///
 /// Where systemd runs the unit is masked while packages are installed, which keeps their scripts from starting it, and

@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use hub_tests::{
-    lab::{Bird, Charon, Starter},
+    lab::{Bird, Charon, Frr, Starter},
     tools,
 };
 use nix::fcntl::{Flock, FlockArg};
@@ -41,7 +41,7 @@ mod plan;
 ///  5. on Debian: the packages rustc-web, rust-web-src, cargo-web.
 ///
 /// bpf-linker comes from PATH if that one fits, else it is built below `~/.cache/vpnhub` (a minute, once).
-/// For tests and demo: ip, strongSwan, BIRD and tshark (installed with apt where missing), and the kernel's BPF, BTF, veth
+/// For tests and demo: ip, strongSwan, BIRD, FRR and tshark (installed with apt where missing), and the kernel's BPF, BTF, veth
 /// and network namespaces (checked). The daemons' own services are neither started nor enabled by that; strongSwan's
 /// older form, and promtool, for the tests, are unpacked in the cache and not installed.
 ///
@@ -60,7 +60,7 @@ pub fn run(_: &Args) -> Result<ExitCode> {
         "  older    {}",
         starter().map_or_else(|error| format!("{error:#}"), |()| "present, not installed".to_owned())
     );
-    println!("BIRD       {}", bird().map_or_else(|error| format!("{error:#}"), |()| "present".to_owned()));
+    println!("BIRD, FRR  {}", routing_daemons().map_or_else(|error| format!("{error:#}"), |()| "present".to_owned()));
     println!(
         "promtool   {}",
         promtool().map_or_else(|error| format!("{error:#}"), |()| "present, not installed".to_owned())
@@ -84,24 +84,24 @@ pub fn runtime() -> Result<()> {
 
 /// Makes sure that strongSwan is installed, for the IPsec demo and tests.
 pub fn strongswan() -> Result<()> {
-    let Some(missing) = Charon::missing() else { return Ok(()) };
-    let _lock = lock(&cache()?)?;
-    if !apt::available() {
-        bail!("IPsec {missing}, and this host has no apt");
-    }
-    apt::install_strongswan()?;
-    Charon::missing().map_or(Ok(()), |missing| bail!("IPsec {missing}, and apt has not installed it"))
+    daemon("IPsec", Charon::missing, apt::install_strongswan)
 }
 
-/// Makes sure that BIRD is installed, for tests of BGP.
-pub fn bird() -> Result<()> {
-    let Some(missing) = Bird::missing() else { return Ok(()) };
+/// Makes sure that BIRD and FRR are installed, for tests of BGP.
+pub fn routing_daemons() -> Result<()> {
+    daemon("BGP", Bird::missing, apt::install_bird)?;
+    daemon("BGP", Frr::missing, apt::install_frr)
+}
+
+/// Installs what is missing for something.
+fn daemon(of: &str, missing: fn() -> Option<String>, install: fn() -> Result<()>) -> Result<()> {
+    let Some(lacking) = missing() else { return Ok(()) };
     let _lock = lock(&cache()?)?;
     if !apt::available() {
-        bail!("BGP {missing}, and this host has no apt");
+        bail!("{of} {lacking}, and this host has no apt");
     }
-    apt::install_bird()?;
-    Bird::missing().map_or(Ok(()), |missing| bail!("BGP {missing}, and apt has not installed it"))
+    install()?;
+    missing().map_or(Ok(()), |lacking| bail!("{of} {lacking}, and apt has not installed it"))
 }
 
 /// Makes sure that strongSwan's older form (`ipsec`, starter) is there for its tests: unpacked in the cache and of the version

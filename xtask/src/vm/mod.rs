@@ -101,7 +101,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
 
 pub fn test(args: &TestArgs) -> Result<ExitCode> {
     setup::strongswan()?;
-    setup::bird()?;
+    setup::routing_daemons()?;
     let (kernel, busybox) = prepare(&args.kernel)?;
     let built = build::run(&build::Args {})?;
     if built != ExitCode::SUCCESS {
