@@ -15,8 +15,8 @@ use hub_common::{
         self, Attachment, CAPTURE_OUTCOMES, CAPTURE_RING_BYTES, CaptureFilter, CaptureLimit, CaptureRecord,
         CaptureSwitch, GroupMember, LinkAddress, Local, MAX_BUCKETS, MAX_CONNECTIONS, MAX_GROUP_MEMBERS,
         MAX_NEIGHBOURS, MAX_NEXT_HOPS, MAX_POLICY_PAIRS, MAX_PORT_RULES, MAX_PREFIXES, MAX_SNAPLEN, MssLimits,
-        NEAR_INTERFACES, NEIGHBOUR_MISS_BYTES, Neighbour, NextHop, PolicyPair, Refusals, Remote, Route, Rules, Scoped,
-        Traffic, Translations, Vlan,
+        NEAR_INTERFACES, NEIGHBOUR_MISS_BYTES, Neighbour, NextHop, POLICY_SLOTS, PolicyPair, PolicySlot, Refusals,
+        Remote, Route, Rules, Scoped, Traffic, Translations, Vlan,
     },
 };
 
@@ -159,7 +159,11 @@ pub static BUCKETS: Array<u32> = Array::with_max_entries(MAX_BUCKETS, 0);
 pub static GROUP_MEMBERS: HashMap<GroupMember, u32> = HashMap::with_max_entries(MAX_GROUP_MEMBERS, BPF_F_NO_PREALLOC);
 
 #[map]
-pub static POLICY_ROUTES: HashMap<PolicyPair, Route> = HashMap::with_max_entries(MAX_POLICY_PAIRS, BPF_F_NO_PREALLOC);
+pub static POLICY_ROUTES: Array<PolicySlot> = Array::with_max_entries(POLICY_SLOTS, 0);
+
+#[map]
+pub static MORE_POLICY_ROUTES: HashMap<PolicyPair, Route> =
+    HashMap::with_max_entries(MAX_POLICY_PAIRS, BPF_F_NO_PREALLOC);
 
 #[map]
 pub static NEXT_HOPS: Array<NextHop> = Array::with_max_entries(MAX_NEXT_HOPS, 0);

@@ -46,8 +46,15 @@ pub fn policy<A: Address, T: Tables<A>>(
 
 #[inline(always)]
 fn policy_route(pair: PolicyPair) -> Option<PackedRoute> {
+    let slot = maps::POLICY_ROUTES.get(pair.slot())?;
+    if slot.pair == pair {
+        return Some(PackedRoute::of(slot.route));
+    }
+    if slot.more == 0 {
+        return None;
+    }
     // SAFETY: the value is copied at once; the kernel replaces elements, it does not change them.
-    unsafe { maps::POLICY_ROUTES.get(pair) }.map(|found| PackedRoute::of(*found))
+    unsafe { maps::MORE_POLICY_ROUTES.get(pair) }.map(|found| PackedRoute::of(*found))
 }
 
 /// Whether a connection is a member of the route's group, whatever its weight and state. In a route without a group of

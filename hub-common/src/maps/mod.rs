@@ -47,8 +47,8 @@ pub use self::{
     },
     routing::{
         BUCKET_INDEX, GROUP_BUCKETS, GroupMember, LinkAddress, MAX_BUCKETS, MAX_GROUP_MEMBERS, MAX_NEIGHBOURS,
-        MAX_NEXT_HOPS, MAX_POLICY_PAIRS, MssLimits, NEIGHBOUR_MISS_BYTES, Neighbour, NextHop, PolicyPair, Route,
-        link_addresses, path_of, redirected,
+        MAX_NEXT_HOPS, MAX_POLICY_PAIRS, MssLimits, NEIGHBOUR_MISS_BYTES, Neighbour, NextHop, POLICY_SLOTS, PolicyPair,
+        PolicySlot, Route, link_addresses, path_of, redirected,
     },
     translation::{TRANSLATIONS_PER_INTERFACE, Translation, Translations},
 };

@@ -2,8 +2,8 @@
 
 use super::{
     Attachment, CaptureFilter, CaptureLimit, CaptureSwitch, ConnectionRecord, GroupMember, GroupRecord, LinkAddress,
-    Local, MssLimits, Neighbour, NextHop, PolicyPair, Refusals, Remote, Route, Rule, Scoped, Traffic, Translations,
-    Vlan,
+    Local, MssLimits, Neighbour, NextHop, PolicyPair, PolicySlot, Refusals, Remote, Route, Rule, Scoped, Traffic,
+    Translations, Vlan,
 };
 use crate::Mark;
 
@@ -16,5 +16,17 @@ macro_rules! pod {
 }
 
 pod!(Attachment, Scoped<[u8; 4]>, Scoped<[u8; 16]>, Remote, Local, Rule, Route, NextHop, Neighbour, LinkAddress);
-pod!(Mark, Vlan, MssLimits, Translations, GroupMember, PolicyPair, Traffic, Refusals, ConnectionRecord, GroupRecord);
+pod!(
+    Mark,
+    Vlan,
+    MssLimits,
+    Translations,
+    GroupMember,
+    PolicyPair,
+    PolicySlot,
+    Traffic,
+    Refusals,
+    ConnectionRecord,
+    GroupRecord
+);
 pod!(CaptureFilter, CaptureLimit, CaptureSwitch);

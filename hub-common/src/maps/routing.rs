@@ -1,4 +1,4 @@
-//! Routes and next hops: `ROUTES_*`, `POLICY_ROUTES`, `GROUP_MEMBERS`, `BUCKETS`, `NEXT_HOPS`, `MSS_LIMITS`, `NEIGHBOURS`,
+//! Routes and next hops: `ROUTES_*`, `POLICY_ROUTES`, `MORE_POLICY_ROUTES`, `GROUP_MEMBERS`, `BUCKETS`, `NEXT_HOPS`, `MSS_LIMITS`, `NEIGHBOURS`,
 //! `NEIGHBOUR_MISS`.
 
 /// Capacity of `NEXT_HOPS`.
@@ -52,8 +52,9 @@ impl Route {
     pub const NONE: Self = Self { first_bucket: 0, bucket_mask: 0, flags: 1 << 15 };
 }
 
-/// Key of `POLICY_ROUTES`, whose value is the [`Route`] of the policy route that matches first: the longest source prefix
-/// of all policy routes that contains the source, and the longest destination prefix that contains the destination.
+/// Key of a [`Route`], that of the policy route that matches first: the longest source prefix of all policy routes that
+/// contains the source, and the longest destination prefix that contains the destination. It is in a [`PolicySlot`] of
+/// `POLICY_ROUTES`, or in `MORE_POLICY_ROUTES`.
 ///
 /// The agent combines prefixes in advance, so a packet needs the same few look-ups with any number of policy routes. For a
 /// pair without an entry, [`PolicyPair::other`] applies if the source's [`Remote::connection`](super::Remote::connection) is
@@ -72,9 +73,39 @@ impl PolicyPair {
     pub const fn other(source: u32) -> Self {
         Self { source, destination: 0 }
     }
+
+    /// Its slot. Numbers follow one another, and odd factors spread them.
+    #[inline(always)]
+    pub const fn slot(self) -> u32 {
+        let mixed = self.source.wrapping_mul(0x9e37_79b1) ^ self.destination.wrapping_mul(0x85eb_ca77);
+        mixed >> (u32::BITS - POLICY_SLOTS.trailing_zeros())
+    }
 }
 
-/// Capacity of `POLICY_ROUTES`; the kernel allocates memory by the entry, and 4 MiB for the hash buckets.
+/// Value of `POLICY_ROUTES`, an array: a look-up in a hash map of the kernel would cost 140 instructions.
+///
+/// A pair is in its own slot, or, if another pair is there, in the hash map `MORE_POLICY_ROUTES`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
+pub struct PolicySlot {
+    pub pair: PolicyPair,
+    pub route: Route,
+    /// Pairs with this slot that are in the hash map.
+    pub more: u32,
+    pub padding: u32,
+}
+
+impl PolicySlot {
+    /// Without a pair: no prefix has the number 0.
+    pub const VACANT: Self =
+        Self { pair: PolicyPair { source: 0, destination: 0 }, route: Route::NONE, more: 0, padding: 0 };
+}
+
+/// Number of slots: a power of two, several times what a thousand policy routes usually need.
+pub const POLICY_SLOTS: u32 = 1 << 15;
+
+/// Combinations of prefixes at most, and capacity of `MORE_POLICY_ROUTES`; the kernel allocates memory by the entry, and
+/// 4 MiB for the hash buckets.
 pub const MAX_POLICY_PAIRS: u32 = 1 << 18;
 
 /// Key of `GROUP_MEMBERS`: a connection in a group with several members, whatever its weight and state.
@@ -208,6 +239,7 @@ pub const NEIGHBOUR_MISS_BYTES: u32 = 1 << 16;
 const _: () = {
     assert!(size_of::<Route>() == 8);
     assert!(size_of::<GroupMember>() == 8 && size_of::<PolicyPair>() == 8);
+    assert!(size_of::<PolicySlot>() == 24 && POLICY_SLOTS.is_power_of_two());
     assert!(size_of::<NextHop>() == 64);
     assert!(size_of::<MssLimits>() == 4);
     assert!(matches!(MssLimits::of_mtu(1400), MssLimits { v4: 1360, v6: 1340 }));

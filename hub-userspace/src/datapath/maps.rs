@@ -4,9 +4,7 @@ use aya::{
     Ebpf,
     maps::{Array, DevMap, HashMap, LpmTrie, MapData},
 };
-use hub_common::maps::{
-    GroupMember, LinkAddress, MssLimits, Neighbour, NextHop, PolicyPair, Route, Rules, Scoped, Translations, Vlan,
-};
+use hub_common::maps::{GroupMember, LinkAddress, MssLimits, Neighbour, NextHop, Rules, Scoped, Translations, Vlan};
 
 use super::{
     DatapathError,
@@ -14,6 +12,7 @@ use super::{
     groups::Groups,
     lookup::Lookup,
     named_map::{ByInterface, Named, Written, take},
+    policy_routes::PolicyRoutes,
     records::Records,
 };
 use crate::{config::model::DataplaneSettings as Settings, fib::tables::Write};
@@ -26,7 +25,7 @@ pub struct Maps {
     links: Named<LpmTrie<MapData, Scoped<[u8; 16]>, u32>>,
     limits: Named<Array<MapData, Rules>>,
     neighbours: Named<HashMap<MapData, Neighbour, LinkAddress>>,
-    policy_routes: Named<HashMap<MapData, PolicyPair, Route>>,
+    policy_routes: Named<PolicyRoutes>,
     group_members: Named<HashMap<MapData, GroupMember, u32>>,
     groups: Named<Groups>,
     buckets: Named<Array<MapData, u32>>,
@@ -52,7 +51,7 @@ impl Maps {
             links: take(ebpf, "LINKS")?,
             limits: take(ebpf, "PORT_RULES")?,
             neighbours: take(ebpf, "NEIGHBOURS")?,
-            policy_routes: take(ebpf, "POLICY_ROUTES")?,
+            policy_routes: PolicyRoutes::take(ebpf)?,
             group_members: take(ebpf, "GROUP_MEMBERS")?,
             groups,
             buckets: take(ebpf, "BUCKETS")?,

@@ -18,6 +18,7 @@ mod neighbour_miss;
 mod old;
 mod packet_tap;
 mod pins;
+mod policy_routes;
 mod reason_names;
 mod records;
 mod removal;

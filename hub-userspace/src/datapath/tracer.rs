@@ -29,7 +29,7 @@ use super::{
 use crate::config::model::{DataplaneSettings, LookupKind};
 
 /// The tables: the program reads them and never writes them. A map that is not in this list is new in each load.
-const TABLES: [&str; 20] = [
+const TABLES: [&str; 21] = [
     "ATTACHMENTS",
     "FAR_ATTACHMENTS",
     "TRANSLATIONS",
@@ -44,6 +44,7 @@ const TABLES: [&str; 20] = [
     "ROUTES_V6",
     "CHUNKS",
     "POLICY_ROUTES",
+    "MORE_POLICY_ROUTES",
     "BUCKETS",
     "GROUP_MEMBERS",
     "NEXT_HOPS",
