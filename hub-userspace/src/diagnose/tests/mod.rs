@@ -120,6 +120,7 @@ fn healthy() -> Facts {
         forwarding: [Some(true), Some(true)],
         neighbours: [table, table],
         rules: Vec::new(),
+        has_own_rules: false,
         has_table: Some(true),
         interfaces: interfaces.into(),
         cpus: Some(4),
