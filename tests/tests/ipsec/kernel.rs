@@ -76,6 +76,24 @@ fn spoofed() {
     let dropped = after.since(&before, "shanghai", "drops/spoofed_source");
     let hangzhous = |status: &Status| status["drops"]["spoofed_source"].as_u64().unwrap();
     assert_eq!((dropped, hangzhous(&after) - hangzhous(&before)), (count, count), "{:#}", *after);
+    // `trace` says the same of both.
+    let trace = |source: IpAddr| {
+        let addresses = [source.to_string(), NINGBO.host4().to_string()];
+        let of = ["trace", "--in", "shanghai", "--src", &addresses[0], "--dst", &addresses[1]];
+        let trace =
+            lab.agent.json(&[&of[..], &["--proto", "udp", "--sport", "7001", "--dport", "7000"]].concat()).unwrap();
+        assert_eq!(trace["disagreements"], Value::Array(Vec::new()), "{trace:#}");
+        assert_eq!(trace["ingress"]["ethernet"], false, "{trace:#}");
+        let verdict = &trace["verdict"];
+        ["action", "reason"]
+            .map(|key| verdict[key].clone())
+            .map(|value| value.as_str().unwrap_or("-").to_owned())
+            .join(" ")
+            + " "
+            + verdict["egress"]["connection"].as_str().unwrap_or("-")
+    };
+    assert_eq!(trace(foreign.into()), "drop spoofed_source -");
+    assert_eq!(trace(own.into()), "forward - ningbo");
     lab.stop().unwrap();
 }
 
