@@ -1,6 +1,6 @@
 //! Files of the Debian package that no program reads before an operator does: man pages, completions, the configuration.
 
-use std::{collections::BTreeSet, fs, path::PathBuf};
+use std::{collections::BTreeSet, fs, os::unix::fs::PermissionsExt as _, path::PathBuf};
 
 use hub_userspace::config::check::{CheckFormat, run};
 
@@ -26,7 +26,7 @@ fn every_command_has_man_page() {
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap().trim_end_matches(".1").to_owned())
         .collect();
-    let mut expected: BTreeSet<String> = pages::names(&pages::command()).into_iter().collect();
+    let mut expected: BTreeSet<String> = names(&pages::command()).into_iter().collect();
     for name in ["vpnhub", "vpnhub-run", "vpnhub-route-add", "vpnhub-config-show", "vpnhub-cleanup"] {
         assert!(expected.contains(name), "{name}: {expected:?}");
     }
@@ -87,6 +87,7 @@ fn commented_lines_of_packaged_configuration_are_valid() {
     let dir = tempfile::tempdir().unwrap();
     let key = dir.path().join("shanghai.psk");
     fs::write(&key, "0sMTIzNDU2Nzg5MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTI=\n").unwrap();
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
     let text = text.lines().map(line).collect::<String>().replace("/etc/vpnhub/shanghai.psk", key.to_str().unwrap());
     let file = dir.path().join("vpnhub.toml");
     fs::write(&file, text).unwrap();
