@@ -19,7 +19,8 @@ const MAINTAINER: &str = "The VPN-Hub authors <vpnhub@localhost.invalid>";
 
 /// Builds packages of one source.
 pub struct Deb {
-    cargo_deb: PathBuf,
+    /// cargo-deb.
+    packer: PathBuf,
     /// All times in the package, in seconds since 1970.
     epoch: u64,
     /// The workspace's version, with Debian's revision.
@@ -32,7 +33,7 @@ impl Deb {
         super::commands(&[("dpkg-shlibdeps", "dpkg-dev"), ("xz", "xz-utils"), ("strip", "binutils")])?;
         let version = process::capture(process::cargo().args(["pkgid", "--package", "hub-userspace"]));
         let version = version.as_deref().and_then(|id| id.rsplit(['#', '@']).next()).context("cargo pkgid failed")?;
-        Ok(Self { cargo_deb: setup::cargo_deb()?, epoch: epoch()?, version: format!("{version}-1") })
+        Ok(Self { packer: setup::cargo_deb()?, epoch: epoch()?, version: format!("{version}-1") })
     }
 
     /// The package, built in `target`, or else in cargo's usual directory.
@@ -55,7 +56,7 @@ impl Deb {
 
     fn pack(&self, version: &str, target: Option<&Path>) -> Result<PathBuf> {
         self.generate(version, target)?;
-        let mut command = Command::new(&self.cargo_deb);
+        let mut command = Command::new(&self.packer);
         command.args(["--no-build", "--locked", "--package", "hub-userspace", "--deb-version", version]);
         command.args(["--maintainer", MAINTAINER, "--output"]);
         command.arg(directory()).current_dir(process::workspace()).env("SOURCE_DATE_EPOCH", self.epoch.to_string());

@@ -11,7 +11,7 @@ mod clean_machine;
 mod deb;
 mod lintian;
 
-/// Builds the Debian package of this host's architecture: target/package/vpnhub_VERSION_ARCH.deb.
+/// Builds the Debian package of this host's architecture, in target/package.
 ///
 /// It has the agent with the kernel programs inside, systemd units, an empty configuration, man pages, completions, manual
 /// and examples. A host needs neither compiler nor Internet to install it. Equal sources, compilers and paths give an
