@@ -37,7 +37,8 @@ equal() {
 # Names, types and rights of all files on the disk. Left out: the test's own, logs, caches, and what any use of apt, dpkg and
 # systemd changes.
 files() {
-    find / -xdev \( -path "$state" -o -path /var/log -o -path /var/cache/apt -o -path /var/cache/man -o -path /tmp \
+    find / -xdev \( -path "$state" -o -path /var/log -o -path /var/cache/apt -o -path /var/cache/debconf -o -path /var/cache/man \
+        -o -path /tmp \
         -o -path /var/tmp -o -path '/var/lib/apt/*' -o -path '/var/lib/dpkg/*-old' -o -path '/var/lib/systemd/random-seed' \
         -o -path '/var/lib/systemd/timers' -o -path '/etc/group*' -o -path '/etc/gshadow*' -o -path /etc/.pwd.lock \
         -o -path /var/cache/ldconfig -o -path /media -o -path /lost+found \) -prune -o -printf '%p %y %m\n' | sort
