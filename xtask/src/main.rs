@@ -12,6 +12,7 @@ mod build;
 mod demo;
 mod lab;
 mod lint;
+mod package;
 mod process;
 mod record;
 mod run;
@@ -40,6 +41,7 @@ enum Verb {
     Lint(lint::Args),
     Bench(bench::Args),
     Verify(verify::Args),
+    Package(package::Args),
     Vm(vm::Args),
     VmTest(vm::TestArgs),
     #[command(subcommand)]
@@ -67,6 +69,7 @@ fn dispatch(verb: Verb) -> Result<ExitCode> {
         Verb::Lint(args) => lint::run(&args),
         Verb::Bench(args) => bench::run(&args),
         Verb::Verify(args) => verify::run(&args),
+        Verb::Package(args) => package::run(&args),
         Verb::Vm(args) => vm::run(&args),
         Verb::VmTest(args) => vm::test(&args),
         Verb::Lab(verb) => lab::run(verb).map(|()| ExitCode::SUCCESS),

@@ -86,7 +86,7 @@ fn missing_notify_socket_does_not_stop_agent() {
 #[ignore = "needs systemd-analyze of systemd 250 or later"]
 fn units_score_below_exposure_threshold() {
     for unit in ["vpnhub.service", "vpnhub-guard.service"] {
-        let path = checkout::find().unwrap().join("examples").join(unit);
+        let path = checkout::find().unwrap().join("contrib/systemd").join(unit);
         // In tenths: exit code 1 above it.
         let args = ["security", "--offline=true", "--threshold=22"];
         let output = Command::new("systemd-analyze").args(args).arg(&path).output().unwrap();

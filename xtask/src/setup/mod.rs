@@ -24,6 +24,7 @@ use crate::{
 use plan::{Compiler, LINKED, Machine, Rustc, Way};
 
 pub mod apt;
+mod cargo_deb;
 pub mod commands;
 pub mod host;
 mod linker;
@@ -152,6 +153,13 @@ pub fn tshark() -> Result<()> {
     }
     apt::install("installing tshark", &["tshark"])?;
     is_there().then_some(()).context("Debian's package tshark has no tshark")
+}
+
+/// Makes sure that cargo-deb is there; gives its path.
+pub fn cargo_deb() -> Result<PathBuf> {
+    let cache = cache()?;
+    let _lock = lock(&cache)?;
+    cargo_deb::ensure(&cache)
 }
 
 /// Makes sure that commands are there that not everything here needs: their names, and their Debian packages'. Gives
