@@ -97,7 +97,8 @@ fn own_rules_are_in_order_and_their_cost_is_said() {
         facts.host.network.as_mut().expect("it has one").has_own_rules = has_own_rules;
         let diagnosis = diagnose(&facts);
         assert!(faults(&diagnosis).is_empty());
-        assert_eq!(only(&diagnosis, "ip_rules").message.contains("policy routes"), says_cost);
+        let found = diagnosis.findings.iter().find(|finding| finding.subject == "ip rule").expect("it is checked");
+        assert_eq!(found.message.contains("policy routes"), says_cost, "{}", found.message);
     }
 }
 
