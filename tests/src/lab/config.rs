@@ -146,7 +146,7 @@ impl HubConfig {
             };
             format!("{{ name = \"{name}\", interface = \"{device}\", peer = \"{peer}\", weight = {weight}{check} }}")
         };
-        self.connection(site.place).tunnels = Some([("a", 0), ("b", 1)].map(tunnel).join(", "));
+        self.connection(&site.place).tunnels = Some([("a", 0), ("b", 1)].map(tunnel).join(", "));
         self
     }
 

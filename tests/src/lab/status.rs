@@ -29,9 +29,9 @@ impl Status {
             return &self.0["vpc"];
         }
         let connections = self.0["connections"].as_array().into_iter().flatten();
-        let tunnels =
-            |connection: &'_ Value| connection["tunnels"].as_array().into_iter().flatten().collect::<Vec<_>>();
-        let mut all = connections.flat_map(|connection| std::iter::once(connection).chain(tunnels(connection)));
+        let mut all = connections.flat_map(|connection| {
+            std::iter::once(connection).chain(connection["tunnels"].as_array().into_iter().flatten())
+        });
         let found = all.find(|connection| connection["name"] == name);
         found.unwrap_or_else(|| panic!("there is no connection {name:?} in {:#}", self.0))
     }
