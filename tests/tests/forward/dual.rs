@@ -14,7 +14,7 @@ const TUNNELS: [&str; 2] = ["shanghai/a", "shanghai/b"];
 fn two_tunnels(weights: [u8; 2], health_check: bool) -> HubConfig {
     let mut config = HubConfig::offices(&SITES).two_tunnels(&SHANGHAI, weights, health_check);
     for destination in [SHANGHAI.network4().to_string(), SHANGHAI.network6().to_string()] {
-        let next_hop = NINGBO.place.to_owned();
+        let next_hop = NINGBO.place.to_string();
         config.routes.push(RouteConfig { destination, next_hop, weight: 0, publish: false });
     }
     config

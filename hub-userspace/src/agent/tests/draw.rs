@@ -10,7 +10,10 @@ use std::{
 use ipnet::IpNet;
 use rand::{Rng as _, rngs::SmallRng, seq::IndexedRandom as _};
 
-use super::evaluate::Packet;
+use super::{
+    carriers::{carried, if_id},
+    evaluate::Packet,
+};
 use crate::{
     config::{
         Config,
@@ -33,9 +36,9 @@ pub const SITES: usize = 5;
 const VPC: u32 = 90;
 
 /// Interface names of connections: tunnels and Ethernet links, one without native XDP.
-const INTERFACES: [&str; 6] = ["tun0", "tun1", "veth0", "veth1", "nic0", "tun2"];
+pub const INTERFACES: [&str; 6] = ["tun0", "tun1", "veth0", "veth1", "nic0", "tun2"];
 
-fn is_ethernet(name: &str) -> bool {
+pub fn is_ethernet(name: &str) -> bool {
     !name.starts_with("tun")
 }
 
@@ -145,33 +148,6 @@ pub fn config(random: &mut SmallRng) -> Config {
         text += &policy_routes(random, &names.iter().map(|(site, _)| *site).collect::<Vec<_>>());
     }
     parse(&text).unwrap_or_else(|errors| panic!("{text}\n{errors:#?}")).0
-}
-
-fn if_id(interface: &str) -> usize {
-    INTERFACES.iter().position(|name| *name == interface).expect("it is one of them") + 1
-}
-
-/// The keys of a connection's interface, or of its tunnels if it has several.
-fn carried(random: &mut SmallRng, site: usize, carriers: &[&str], has_ipsec: bool) -> String {
-    let peer = |carrier: &str, separator: &str| match is_ethernet(carrier) {
-        true => format!("{separator}peer = \"169.254.1.{}\"", 10 + site),
-        false => String::new(),
-    };
-    if let [only] = carriers {
-        return format!("interface = \"{only}\"{}\n", peer(only, "\n"));
-    }
-    let mut tunnels = Vec::new();
-    for (carrier, name) in carriers.iter().zip(["a", "b"]) {
-        // Not every tunnel may be a standby.
-        let weight = if name == "a" { 100 } else { *[0, 50, 100].choose(random).expect("there are some") };
-        let ipsec = match has_ipsec {
-            true => format!(", ipsec = {{ if_id = {}, remote_id = \"c{site}{name}\" }}", if_id(carrier)),
-            false => String::new(),
-        };
-        let peer = peer(carrier, ", ");
-        tunnels.push(format!("{{ name = \"{name}\", interface = \"{carrier}\", weight = {weight}{peer}{ipsec} }}"));
-    }
-    format!("tunnels = [{}]\n", tunnels.join(", "))
 }
 
 /// Some policy routes, often several with the same prefixes.
