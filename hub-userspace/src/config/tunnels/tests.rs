@@ -119,7 +119,7 @@ fn mistakes_are_reported_once_each_with_the_way_out() {
         (PLAIN.replace("customer_gateway = \"first\"\n", ""), "the key \"customer_gateway\" is missing"),
         (PLAIN.replace("\"second\"", "\"third\""), "there is no customer gateway \"third\""),
         (PLAIN.replace("\"tun-a\"", "\"tun-a\", ipsec.if_id = 3"), "the connection has no [ipsec] section"),
-        (ipsec("ipsec.if_id = 1", "weight = 0"), "the tunnel has no if_id"),
+        (ipsec("ipsec.if_id = 1", "customer_gateway = \"second\""), "the tunnel has no if_id"),
         (ipsec("ipsec.if_id = 1", "ipsec.if_id = 2"), "cannot tell tunnel \"b\" from tunnel \"a\""),
         (ipsec("ipsec.if_id = 1", "customer_gateway = \"second\", ipsec.if_id = 1"), "1 is the if_id of \"xfrm-a\""),
         (
