@@ -139,7 +139,7 @@ fn commands_take_the_connection_or_one_tunnel() {
     let packet = ["--src", "10.10.10.10", "--dst", "10.10.20.10"];
     refused(&[&["trace", "--in", "shanghai"], &packet[..]].concat(), "write one of shanghai/a, shanghai/b");
     let text = done(&[&["trace", "--in", "shanghai/b"], &packet[..]].concat());
-    assert!(text.contains("next hop: hangzhou"), "{text}");
+    assert!(text.contains("forward to hangzhou on tun-hz") && text.contains("counted  for shanghai/b"), "{text}");
     let text = done(&["trace", "--in", "hangzhou", "--src", "10.10.20.10", "--dst", "10.10.10.10"]);
     assert!(text.contains("shanghai/b (weight 100, of its tunnels 0, up, not used now)"), "{text}");
 
