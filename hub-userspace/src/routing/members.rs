@@ -65,12 +65,11 @@ impl Tunnels {
     /// Adds the members of a route to a connection, in place of those that it has.
     pub fn insert(&self, members: &mut Members, connection: &str, route: u8) {
         remove(members, connection);
-        match self.0.get(connection) {
-            None => _ = members.insert(connection.to_owned(), route.into()),
-            Some(tunnels) => {
-                members.extend(tunnels.iter().map(|(name, tunnel)| (name.clone(), Weight { route, tunnel: *tunnel })))
-            }
-        }
+        let Some(tunnels) = self.0.get(connection) else {
+            members.insert(connection.to_owned(), route.into());
+            return;
+        };
+        members.extend(tunnels.iter().map(|(name, tunnel)| (name.clone(), Weight { route, tunnel: *tunnel })));
     }
 
     pub fn expand(&self, next_hops: &NextHops) -> Members {

@@ -266,12 +266,11 @@ impl fmt::Display for HubConfig {
 impl fmt::Display for ConnectionConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "[connection.{}]\ncustomer_gateway = \"{}\"", self.name, self.customer_gateway)?;
-        match &self.tunnels {
-            Some(tunnels) => writeln!(f, "tunnels = [{tunnels}]")?,
-            None => {
-                writeln!(f, "interface = \"{}\"", self.interface)?;
-                self.peer.iter().try_for_each(|peer| writeln!(f, "peer = \"{peer}\""))?;
-            }
+        if let Some(tunnels) = &self.tunnels {
+            writeln!(f, "tunnels = [{tunnels}]")?;
+        } else {
+            writeln!(f, "interface = \"{}\"", self.interface)?;
+            self.peer.iter().try_for_each(|peer| writeln!(f, "peer = \"{peer}\""))?;
         }
         if let (true, Some(IpAddr::V4(peer)), None) = (self.health_check, self.peer, &self.tunnels) {
             // The two ends of a /30.

@@ -197,7 +197,8 @@ impl World {
         // A common denominator.
         let total = |tunnels: &[(&Connection, u32)]| tunnels.iter().map(|(_, weight)| weight).sum::<u32>();
         let totals: Vec<u32> = of_connections.iter().map(|(_, tunnels)| total(tunnels)).collect();
-        let unit = (1..).find(|unit| totals.iter().all(|total| unit % total == 0)).expect("their product is one");
+        let unit = (1..=u32::MAX).find(|unit| totals.iter().all(|total| unit % total == 0));
+        let unit = unit.expect("their product is one");
         let shares = of_connections.iter().flat_map(|(part, tunnels)| {
             let each = part * (unit / total(tunnels));
             tunnels.iter().map(move |(tunnel, weight)| (*tunnel, each * weight))

@@ -1,8 +1,15 @@
 //! The interfaces of random connections.
 
-use rand::{rngs::SmallRng, seq::IndexedRandom as _};
+use rand::{Rng as _, rngs::SmallRng, seq::IndexedRandom as _};
 
 use super::draw::{INTERFACES, is_ethernet};
+
+/// This interface, and often another one: those of two tunnels.
+pub fn carriers<'a>(random: &mut SmallRng, interface: &'a str) -> Vec<&'a str> {
+    let others: Vec<&str> = INTERFACES.into_iter().filter(|other| *other != interface).collect();
+    let second = if random.random_bool(0.3) { others.choose(random) } else { None };
+    [interface].into_iter().chain(second.copied()).collect()
+}
 
 /// That of an interface.
 pub fn if_id(interface: &str) -> usize {

@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use rand::{Rng as _, rngs::SmallRng, seq::IndexedRandom as _};
 
 use super::{
-    carriers::{carried, if_id},
+    carriers::{carried, carriers, if_id},
     evaluate::Packet,
 };
 use crate::{
@@ -67,11 +67,9 @@ pub fn config(random: &mut SmallRng) -> Config {
             continue;
         }
         let interface = INTERFACES.choose(random).expect("there are some");
-        let others: Vec<&str> = INTERFACES.into_iter().filter(|other| other != interface).collect();
-        let has_tunnels = random.random_bool(0.3);
         let has_ipsec = random.random_bool(0.4);
-        let second = others.choose(random).filter(|_| has_tunnels);
-        let carriers: Vec<&str> = [*interface].into_iter().chain(second.copied()).collect();
+        let carriers = carriers(random, interface);
+        let has_tunnels = carriers.len() > 1;
         // Connections on the same interface share no prefix.
         let is_first = carriers.iter().all(|carrier| !used.contains(carrier));
         used.extend(carriers.iter().copied());

@@ -76,8 +76,7 @@ struct Routed {
 
 impl Rib {
     pub fn build(config: &Config, host: &HostState) -> Self {
-        let mut rib = Self::default();
-        rib.tunnels = Tunnels::of(config);
+        let mut rib = Self { tunnels: Tunnels::of(config), ..Self::default() };
         config.routes.iter().for_each(|route| rib.add(route));
         rib.follow(config, host);
         rib
