@@ -27,7 +27,7 @@ pub fn draw(rng: &mut SmallRng, world: &mut World, interfaces: impl Iterator<Ite
         own.shuffle(rng);
         own.truncate(rng.random_range(2..=4));
         if percent(rng, 5) {
-            own[0] = "gone".to_owned();
+            "gone".clone_into(&mut own[0]);
         }
         let is_any_up = percent(rng, 85);
         for (number, interface) in own.into_iter().enumerate() {
