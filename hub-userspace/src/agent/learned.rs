@@ -11,6 +11,7 @@ use crate::{
     config::{
         difference::{Difference, LEARN},
         model::Learn,
+        tunnels::connection_of,
     },
     kernel::netlink::TableChanges,
     routing::learned::Refusal,
@@ -76,10 +77,10 @@ impl World {
         Some(LearnedStatus { routes: self.learned.admitted(connection), limit, refused })
     }
 
-    /// Why learned routes of a connection are refused: a text for each kind of reason.
+    /// Why learned routes of a connection, or of the one that this is a tunnel of, are refused: a text for each kind of reason.
     pub(super) fn learned_warnings(&self, connection: &str) -> Vec<String> {
         let mut kinds = BTreeMap::<&str, (IpNet, &Refusal, usize)>::new();
-        for (prefix, refusal) in self.learned.refused(connection) {
+        for (prefix, refusal) in self.learned.refused(connection_of(connection)) {
             kinds.entry(refusal.kind()).or_insert((prefix, refusal, 0)).2 += 1;
         }
         let text = |(prefix, refusal, count): (IpNet, &Refusal, usize)| match count {

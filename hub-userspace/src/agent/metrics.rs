@@ -20,6 +20,7 @@ use crate::{
     kernel::spread::Receive,
     observe::metrics::{
         ConnectionScrape, GroupScrape, HealthScrape, IkeScrape, ProcessScrape, QuotaScrape, Scrape, UnderlayScrape,
+        WithTunnelsScrape,
     },
     routing::rib::{Members, Rib, active},
 };
@@ -36,16 +37,16 @@ pub struct MetricsSnapshot {
     reader: CounterReader,
     saved: Arc<Mutex<SavedCounts>>,
     receivers: Receivers,
-    /// By name.
+    /// By name, a tunnel for itself.
     connections: Vec<ConnectionState>,
+    with_tunnels: Vec<WithTunnelsScrape>,
     /// Counters of earlier versions; `None` without a VPC.
     vpc: Option<Counters>,
     unattributed: Counters,
     /// Of the files, of the store, and learned.
     routes: [usize; 3],
-    /// Policy routes in force, and their quota.
-    policy_routes: [usize; 2],
-    max_connections: usize,
+    /// Connections, then policy routes: how many are in force, and their quota.
+    quotas: [(usize, usize); 2],
     set_aside: usize,
 }
 
@@ -100,7 +101,7 @@ impl MetricsSnapshot {
                 changes: world.liveness.get(name).map_or(0, |entry| entry.changes),
                 probes,
                 health,
-                refused_routes: config.learn.as_ref().map(|_| world.learned.refused(name).len()),
+                refused_routes: refused_routes(world, name).filter(|_| connection.tunnel_weight.is_none()),
             }
         };
         let of_files = config.provenance.routes_of_files().min(config.routes.len());
@@ -113,11 +114,14 @@ impl MetricsSnapshot {
             saved: datapath.saved_counts(),
             receivers: Receivers::of(world, &kernel.spreader),
             connections: config.connections.iter().map(state).collect(),
+            with_tunnels: with_tunnels(world),
             vpc: config.vpc.as_ref().map(|_| datapath.earlier(VPC)),
             unattributed: datapath.earlier(UNATTRIBUTED),
             routes: [of_files, config.routes.len() - of_files, world.rib.learned_count()],
-            policy_routes: [config.policy_routes.len(), config.gateway.max_policy_routes],
-            max_connections: config.gateway.max_connections,
+            quotas: [
+                (config.configured().count(), config.gateway.max_connections),
+                (config.policy_routes.len(), config.gateway.max_policy_routes),
+            ],
             set_aside: config.provenance.set_aside.len(),
         })
     }
@@ -129,6 +133,7 @@ impl MetricsSnapshot {
     pub fn scrape(self, last_reload_success: bool) -> Result<Scrape> {
         let Self { rib, states, tunnels, policies, reader, saved, receivers, connections, vpc, unattributed, .. } =
             self;
+        let with_tunnels = self.with_tunnels;
         let mut cpus = CpuPackets::default();
         let (groups, omitted_shares) = groups(&rib, &states, MOST_SHARES);
         drop((rib, states));
@@ -143,7 +148,6 @@ impl MetricsSnapshot {
         let names = connections.iter().map(|state| state.name.as_str());
         saved.lock().unwrap_or_else(PoisonError::into_inner).total(names.zip(&mut counts));
 
-        let used = connections.len();
         let scraped = connections.into_iter().zip(counts).map(|(state, own)| {
             let counters = state.slot.map_or(Ok(Counters::default()), |slot| reader.read(slot, &mut cpus))?;
             let tunnel = tunnel(&state.name);
@@ -167,9 +171,9 @@ impl MetricsSnapshot {
         });
         let connections = scraped.collect::<Result<_>>()?;
         let [of_files, of_store, learned] = self.routes;
-        let [policy_routes, max_policy_routes] = self.policy_routes;
         Ok(Scrape {
             connections,
+            with_tunnels,
             vpc: vpc.map(|earlier| Ok::<_, DatapathError>(reader.read(VPC, &mut cpus)? + earlier)).transpose()?,
             unattributed: reader.read(UNATTRIBUTED, &mut cpus)? + unattributed,
             cpu_packets: cpus.iter().collect(),
@@ -177,15 +181,34 @@ impl MetricsSnapshot {
             groups,
             omitted_shares,
             routes: vec![("file", of_files), ("store", of_store), ("learned", learned)],
-            quotas: vec![
-                QuotaScrape { name: "connections", used, limit: self.max_connections },
-                QuotaScrape { name: "policy_routes", used: policy_routes, limit: max_policy_routes },
-            ],
+            quotas: ["connections", "policy_routes"]
+                .into_iter()
+                .zip(self.quotas)
+                .map(|(name, (used, limit))| QuotaScrape { name, used, limit })
+                .collect(),
             set_aside: self.set_aside,
             last_reload_success,
             process: ProcessScrape::read(),
         })
     }
+}
+
+fn refused_routes(world: &World, connection: &str) -> Option<usize> {
+    world.config.learn.as_ref().map(|_| world.learned.refused(connection).len())
+}
+
+/// The connections with tunnels.
+fn with_tunnels(world: &World) -> Vec<WithTunnelsScrape> {
+    let with_tunnels =
+        world.config.configured().filter(|(_, members)| members.iter().any(|(_, found)| found.tunnel_weight.is_some()));
+    let is_up = |name: &String| world.states.get(name).is_some_and(|state| state.is_up());
+    let scrape = |(name, members): (&str, Vec<(&String, &Connection)>)| WithTunnelsScrape {
+        is_up: members.iter().any(|(member, _)| is_up(member)),
+        is_admin_up: members.iter().any(|(_, connection)| connection.enabled),
+        refused_routes: refused_routes(world, name),
+        name: name.to_owned(),
+    };
+    with_tunnels.map(scrape).collect()
 }
 
 fn underlay(name: &str, receive: Receive) -> UnderlayScrape {

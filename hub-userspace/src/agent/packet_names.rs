@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use hub_common::maps::VPC;
 
 use super::world::World;
-use crate::kernel::netlink::Links;
+use crate::{
+    config::tunnels::{connection_of, tunnel_of},
+    kernel::netlink::Links,
+};
 
 /// The connections and interfaces of one moment.
 pub struct PacketNames {
@@ -30,6 +33,13 @@ impl PacketNames {
     /// The `COUNTERS` slot of a connection; of the VPC's side if no connection has that name.
     pub fn slot(&self, name: &str) -> Option<u32> {
         self.connections.iter().rev().find(|(_, connection)| *connection == name).map(|(slot, _)| *slot)
+    }
+
+    /// The names of a connection's tunnels, for a message; empty if it has none.
+    pub fn tunnels(&self, connection: &str) -> String {
+        let names = self.connections.values().map(String::as_str);
+        let tunnels = names.filter(|name| tunnel_of(name).is_some() && connection_of(name) == connection);
+        tunnels.collect::<Vec<_>>().join(", ")
     }
 
     /// The name of an interface, and whether its frames have an Ethernet header.

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     api_types::status::{self, Status},
-    config::{Config, Origin, model},
+    config::{Config, Origin, model, tunnels::connection_of},
     connection::state::States,
     datapath::{Counters, CpuPackets, Dataplane},
     ipsec::vici::driver::Driver,
@@ -41,6 +41,27 @@ pub struct Snapshot {
     kernel: status::KernelDrops,
     refused: BTreeSet<ReconcileFailure>,
     unknown_gateways: Vec<String>,
+}
+
+/// Puts tunnels below their connections.
+fn with_tunnels(world: &World, members: Vec<status::ConnectionStatus>) -> Vec<status::ConnectionStatus> {
+    let mut connections: Vec<status::ConnectionStatus> = Vec::new();
+    let mut members = members.into_iter().peekable();
+    while let Some(first) = members.next() {
+        if first.tunnel_weight.is_none() {
+            connections.push(first);
+            continue;
+        }
+        let name = connection_of(&first.name).to_owned();
+        let mut tunnels = vec![first];
+        while let Some(next) = members.next_if(|next| connection_of(&next.name) == name) {
+            tunnels.push(next);
+        }
+        let learned = world.learned_status(&name);
+        let all = status::ConnectionStatus::of_tunnels(&name, tunnels);
+        connections.extend(all.map(|all| status::ConnectionStatus { learned, ..all }));
+    }
+    connections
 }
 
 impl Snapshot {
@@ -65,14 +86,14 @@ impl Snapshot {
             Ok((counters, status::PacketsOfCpu::busiest(&own)))
         };
         let warnings = Warnings::of(world);
-        let mut connections = Vec::new();
+        let mut members = Vec::new();
         for (name, connection) in &world.config.connections {
             let state = world.states[name];
             let (warning_codes, warnings) =
                 warnings.of_connection(name).into_iter().map(|(code, text)| (code.to_owned(), text)).unzip();
             let entry = world.liveness.get(name);
             let (traffic, cpu_packets) = counters(world.ids.policy.connections.get(name))?;
-            connections.push(status::ConnectionStatus {
+            members.push(status::ConnectionStatus {
                 name: name.clone(),
                 origin: world.config.provenance.connection(name),
                 segment: connection.segment.clone(),
@@ -98,12 +119,15 @@ impl Snapshot {
                         let missing = world.missing_selectors(name);
                         status::IpsecStatus { selectors, problems, missing, ..ipsec }
                     }),
-                learned: world.learned_status(name),
+                learned: world.learned_status(name).filter(|_| connection.tunnel_weight.is_none()),
                 attachment: world.attachments.status(&world.host, &connection.interface),
                 traffic: (&traffic).into(),
                 cpu_packets,
+                tunnels: Vec::new(),
+                tunnel_weight: connection.tunnel_weight,
             });
         }
+        let connections = with_tunnels(world, members);
         let (vpc_traffic, cpu_packets) = counters(Some(VPC))?;
         let vpc = world.config.vpc.as_ref().map(|vpc| status::VpcStatus {
             interface: vpc.interface.clone(),
@@ -215,10 +239,10 @@ impl Snapshot {
             .collect()
     }
 
-    /// The routes through this connection that carry traffic now.
-    pub fn carrying(&self, connection: &str) -> impl Iterator<Item = &model::Route> {
-        let routes = self.config.routes.iter().filter(move |route| route.next_hop == connection);
-        routes.filter(|route| self.share(route) > 0.0)
+    /// The routes through this connection, or this one of its tunnels, that carry traffic now.
+    pub fn carrying(&self, name: &str) -> impl Iterator<Item = &model::Route> {
+        let routes = self.config.routes.iter().filter(move |route| route.next_hop == connection_of(name));
+        routes.filter(move |route| rib::share(&self.rib, route.destination, name, &self.states) > 0.0)
     }
 
     fn share(&self, route: &model::Route) -> f64 {

@@ -86,7 +86,9 @@ fn shared<'a>(config: &'a Config, rib: &'a Rib) -> BTreeMap<&'a str, (IpNet, &'a
     let mut shared = BTreeMap::new();
     for members in rib.groups().filter(|members| members.len() > 1) {
         let Some(destination) = rib.destinations(members).next() else { continue };
-        for (name, other) in crate::config::strangers(config, members.iter().map(|(name, weight)| (&**name, *weight))) {
+        for (name, other) in
+            crate::config::strangers(config, members.iter().map(|(name, weight)| (&**name, weight.route)))
+        {
             shared.entry(name).or_insert((destination, other));
         }
     }

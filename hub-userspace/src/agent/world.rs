@@ -16,7 +16,7 @@ use super::{
     routes::RoutePlan,
 };
 use crate::{
-    config::{Config, model::Spread},
+    config::{Config, model::Spread, tunnels::connection_of},
     connection::{
         affected::Affected,
         liveness::Liveness,
@@ -283,7 +283,8 @@ impl World {
     pub fn check_capacity(&mut self, transition: &Transition) -> Result<(), Full> {
         let (config, routes) = (transition.config.as_ref().unwrap_or(&self.config), &transition.difference.routes);
         let rib = Arc::make_mut(&mut self.rib);
-        let removed = transition.difference.connections.removed.iter().cloned().collect();
+        let removed = transition.difference.connections.removed.iter().map(|name| connection_of(name).to_owned());
+        let removed = removed.filter(|name| config.any_member(name).is_none()).collect();
         let learned = rib.take_out_of_learned(&removed);
         rib.change(routes);
         rib.follow(config, &self.host);

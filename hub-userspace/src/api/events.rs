@@ -44,7 +44,8 @@ async fn next(
     }
     // Subscribe before the snapshot, so that no event is missed.
     let events = state.events.upgrade()?.subscribe();
-    let present = snapshot(state).await.ok()?.connections.into_iter();
+    let present = snapshot(state).await.ok()?.connections;
+    let present = present.iter().flat_map(ConnectionStatus::members).cloned();
     let lines = present.map(|ConnectionStatus { name, state, state_reason, state_seconds, ipsec, health, .. }| {
         let selectors = ipsec.and_then(|ipsec| ipsec.selectors);
         let health = health.and_then(|health| health.state);

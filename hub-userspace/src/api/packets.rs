@@ -73,8 +73,9 @@ impl PacketQuery {
             None => 0,
         };
         let connection = match &self.connection {
-            Some(name) => names.slot(name).ok_or_else(|| {
-                anyhow!("connection {name:?} does not exist: `vpnhub connection list` shows all of them")
+            Some(name) => names.slot(name).ok_or_else(|| match names.tunnels(name).as_str() {
+                "" => anyhow!("connection {name:?} does not exist: `vpnhub connection list` shows all of them"),
+                tunnels => anyhow!("connection {name} has several tunnels, and the filter is for one: {tunnels}"),
             })?,
             None => CaptureFilter::ANY_CONNECTION,
         };

@@ -39,29 +39,29 @@ pub(super) async fn renegotiate(
     };
     let (sender, config) = oneshot::channel();
     drop(state.agent.send(Request::Config(sender)).await);
-    match config.await {
-        Ok(config) => match config.connections.get(&name).map(|connection| connection.ipsec.is_some()) {
-            Some(true) => {}
+    let members: Vec<String> = match config.await {
+        Ok(config) => match config.any_member(&name).map(|connection| connection.ipsec.is_some()) {
+            Some(true) => config.members(&name).map(|(member, _)| member.clone()).collect(),
             Some(false) => return failure(StatusCode::CONFLICT, format!("connection {name} has no IPsec")),
             None => return failure(StatusCode::NOT_FOUND, format!("there is no connection {name}")),
         },
         Err(_) => return stopping(),
-    }
-    let (answer, answered) = oneshot::channel();
-    drop(state.agent.send(Request::Renegotiate { name: name.clone(), children, answer }).await);
-    match answered.await {
-        Ok(Ok(commands)) => {
-            let message = match commands.is_empty() {
-                true => {
-                    format!("connection {name}: nothing to negotiate, its SAs admit all selectors of the configuration")
-                }
-                false => format!("connection {name}: strongSwan has started: {}", commands.join(", ")),
-            };
-            Json(Renegotiation { message, commands }).into_response()
+    };
+    let mut commands = Vec::new();
+    for name in members {
+        let (answer, answered) = oneshot::channel();
+        drop(state.agent.send(Request::Renegotiate { name, children, answer }).await);
+        match answered.await {
+            Ok(Ok(more)) => commands.extend(more),
+            Ok(Err(why)) => return failure(StatusCode::CONFLICT, why),
+            Err(_) => return stopping(),
         }
-        Ok(Err(why)) => failure(StatusCode::CONFLICT, why),
-        Err(_) => stopping(),
     }
+    let message = match commands.is_empty() {
+        true => format!("connection {name}: nothing to negotiate, its SAs admit all selectors of the configuration"),
+        false => format!("connection {name}: strongSwan has started: {}", commands.join(", ")),
+    };
+    Json(Renegotiation { message, commands }).into_response()
 }
 
 fn stopping() -> Response {

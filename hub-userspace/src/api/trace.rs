@@ -111,7 +111,8 @@ fn status_of(error: &TraceError) -> StatusCode {
     match error {
         TraceError::NoConnection { .. } => StatusCode::NOT_FOUND,
         TraceError::NoInterface { .. } | TraceError::NotAttached { .. } => StatusCode::CONFLICT,
-        TraceError::Packet(_)
+        TraceError::SeveralTunnels { .. }
+        | TraceError::Packet(_)
         | TraceError::OneOfBoth
         | TraceError::Hex
         | TraceError::TooLong { .. }

@@ -152,6 +152,13 @@ impl Finding {
     ) -> Self {
         Self { severity: Severity::Error, ..Self::warning(area, subject, code, message, action) }
     }
+
+    /// Makes an error a warning.
+    pub fn at_most_a_warning(&mut self) {
+        if self.severity == Severity::Error {
+            self.severity = Severity::Warning;
+        }
+    }
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::table::{right, table};
-use crate::api_types::status::{CpuStatus, InterruptStatus, PacketsOfCpu, ReceiveStatus, Status};
+use crate::api_types::status::{ConnectionStatus, CpuStatus, InterruptStatus, PacketsOfCpu, ReceiveStatus, Status};
 
 /// CPUs and interrupts that a table or note lists, and interfaces of a CPU.
 const MOST: usize = 8;
@@ -17,8 +17,11 @@ pub fn packets(status: &Status) -> String {
         return String::new();
     }
     let mut interfaces = BTreeMap::<u32, BTreeMap<&str, u64>>::new();
-    let connections =
-        status.connections.iter().map(|connection| (connection.interface.as_str(), &connection.cpu_packets));
+    let connections = status
+        .connections
+        .iter()
+        .flat_map(ConnectionStatus::members)
+        .map(|one| (one.interface.as_str(), &one.cpu_packets));
     let vpc = status.vpc.iter().map(|vpc| (vpc.interface.as_str(), &vpc.cpu_packets));
     for (interface, packets) in connections.chain(vpc) {
         for PacketsOfCpu { cpu, packets } in packets {

@@ -54,6 +54,10 @@ pub struct ConnectionKeys {
     /// An inline table, such as '{ source = "192.168.0.1", destination = "10.10.10.1" }'.
     #[arg(long, value_name = "TOML", value_parser = inline_table)]
     health_check: Option<Value>,
+    /// A tunnel as an inline table, such as '{ name = "a", interface = "xfrm-a", weight = 100 }'; once for each. Replaces
+    /// all tunnels.
+    #[arg(long, value_name = "TOML", value_parser = inline_table)]
+    tunnel: Option<Vec<Value>>,
 }
 
 /// The keys of `[customer_gateway.NAME]`.
@@ -106,6 +110,7 @@ impl NamedObject for ConnectionKeys {
             mss_clamp,
             up_delay,
             health_check,
+            tunnel,
         } = self;
         let texts = [
             ("customer_gateway", customer_gateway),
@@ -124,6 +129,7 @@ impl NamedObject for ConnectionKeys {
             ("translate", translate.map(Value::from)),
             ("health_check", health_check),
             ("mss_clamp", mss_clamp),
+            ("tunnels", tunnel.map(Value::from)),
         ];
         texts.chain(others).filter_map(|(key, value)| Some((key.to_owned(), value?))).collect()
     }

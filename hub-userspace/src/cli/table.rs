@@ -29,17 +29,19 @@ pub fn status(FullStatus { status, store, metrics }: &FullStatus) -> String {
     let mut connections =
         table(&["CONNECTION", "INTERFACE", "STATE", "ATTACH", "RX PKTS", "RX BYTES", "TX PKTS", "TX BYTES", "DROPS"]);
     let mut notes = Vec::new();
-    for connection in &status.connections {
+    for connection in status.connections.iter().flat_map(with_tunnels) {
         let attach = connection.attachment.attach.as_deref().unwrap_or("-");
         row(
             &mut connections,
-            &connection.name,
+            &shown_name(connection),
             &connection.interface,
             state_of(connection),
             attach,
             &connection.traffic,
         );
-        notes.push(notes_of(connection));
+        if connection.tunnels.is_empty() {
+            notes.push(notes_of(connection));
+        }
     }
     if let Some(vpc) = &status.vpc {
         let attach = vpc.attachment.attach.as_deref().unwrap_or("-");
@@ -143,13 +145,27 @@ pub fn without_agent(status: &WithoutAgent) -> String {
 pub fn connections(connections: &[ConnectionStatus]) -> String {
     let mut rows = table(&["CONNECTION", "INTERFACE", "STATE", "ATTACH"]);
     let mut notes = String::new();
-    for connection in connections {
-        let ConnectionStatus { name, interface, attachment, .. } = connection;
-        let attach = attachment.attach.as_deref().unwrap_or("-");
-        rows.add_row([name, interface, state_of(connection), attach]);
-        notes += &notes_of(connection);
+    for connection in connections.iter().flat_map(with_tunnels) {
+        let attach = connection.attachment.attach.as_deref().unwrap_or("-");
+        rows.add_row([&shown_name(connection), &connection.interface, state_of(connection), attach]);
+        if connection.tunnels.is_empty() {
+            notes += &notes_of(connection);
+        }
     }
     format!("{rows}\n{notes}")
+}
+
+/// A connection, and its tunnels.
+pub(super) fn with_tunnels(connection: &ConnectionStatus) -> impl Iterator<Item = &ConnectionStatus> {
+    std::iter::once(connection).chain(&connection.tunnels)
+}
+
+/// The name of a connection. That of a tunnel is indented, and followed by its weight.
+fn shown_name(connection: &ConnectionStatus) -> String {
+    match connection.tunnel_weight {
+        None => connection.name.clone(),
+        Some(weight) => format!("  {} ({weight})", connection.name),
+    }
 }
 
 /// An event on one line, sortable by time in a log file.

@@ -38,7 +38,7 @@ struct CheckVerdict<'a> {
 pub fn run(path: &Path, format: CheckFormat) -> CheckOutcome {
     let (diagnostics, ok_line) = match load(path) {
         Ok(Loaded { config, warnings, .. }) => {
-            let connections = counted(config.connections.len(), "connection");
+            let connections = counted(config.configured().count(), "connection");
             let policy_routes = match config.policy_routes.len() {
                 0 => String::new(),
                 count => format!(", {}", counted(count, "policy route")),

@@ -309,6 +309,13 @@ impl<'t> DiagnosticReport<'t> {
     }
 
     fn push(&mut self, severity: Severity, at: usize, against: Option<usize>, path: String, problem: Problem) {
+        // A mistake in what tunnels of a connection share is found for each of them.
+        let is_same = |last: &PlacedDiagnostic| {
+            last.at == at && last.diagnostic.severity == severity && last.diagnostic.message == problem.message
+        };
+        if self.found.last().is_some_and(is_same) {
+            return;
+        }
         let count = if severity == Severity::Error { &mut self.errors } else { &mut self.warnings };
         *count += 1;
         if *count > MOST_FOUND && at < self.end() {

@@ -243,6 +243,7 @@ fn connection(old: &Connection, new: &Connection) -> Vec<String> {
         ("ipsec", old.ipsec != new.ipsec),
         ("reverse_path", old.reverse_path != new.reverse_path),
         ("mss_clamp", old.mss_clamp != new.mss_clamp),
+        ("tunnels.weight", old.tunnel_weight != new.tunnel_weight),
         ("selectors", old.selectors != new.selectors && !(has_default_source(old) && has_default_source(new))),
     ];
     differing(&keys).collect()

@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    mem,
     net::{IpAddr, SocketAddr},
     path::PathBuf,
     sync::Arc,
@@ -26,6 +27,7 @@ use super::{
     section::List,
     segments::Segment,
     translate::TranslateDraft,
+    tunnels::{OfTunnel, TunnelsDraft},
 };
 
 /// Contents of a file; lists are in the file's order.
@@ -125,6 +127,9 @@ pub(super) struct ConnectionDraft {
     pub selectors: Option<Located<SelectorSource>>,
     pub reverse_path: Option<Located<ReversePath>>,
     pub mss_clamp: Option<Located<MssClamp>>,
+    pub tunnels: TunnelsDraft,
+    /// `None` if it is a connection as configured.
+    pub of_tunnel: Option<OfTunnel>,
 }
 
 #[derive(Debug, Clone)]
@@ -141,15 +146,20 @@ pub(super) struct RouteDraft {
 impl Draft {
     /// The configuration; `None` if a required value is absent. Valid only if no error was reported: an invalid
     /// optional value is absent, too.
-    pub fn into_config(self, mut provenance: Provenance) -> Option<Config> {
+    pub fn into_config(mut self, mut provenance: Provenance) -> Option<Config> {
         provenance.connections = self.connections.iter().map(|found| found.name.value.clone()).collect();
+        if !self.connections.iter().all(|connection| connection.tunnels.sound) {
+            return None;
+        }
+        let connections = mem::take(&mut self.connections).into_iter().flat_map(ConnectionDraft::into_members);
+        let connections: Vec<ConnectionDraft> = connections.collect();
         let sites = self.sites();
         let default_start = |connection: &ConnectionDraft| {
             let gateway = connection.customer_gateway.as_ref().and_then(|name| sites.get(name.value.as_str()));
             // The hub cannot begin without an address.
             if gateway.is_some_and(|address| address.value.is_any()) { StartAction::None } else { StartAction::Start }
         };
-        let starts: Vec<StartAction> = self.connections.iter().map(default_start).collect();
+        let starts: Vec<StartAction> = connections.iter().map(default_start).collect();
         Some(Config {
             provenance: Arc::new(provenance),
             gateway: self.gateway?.finish()?,
@@ -176,8 +186,7 @@ impl Draft {
                 .into_iter()
                 .map(CustomerGatewayDraft::finish)
                 .collect::<Option<_>>()?,
-            connections: self
-                .connections
+            connections: connections
                 .into_iter()
                 .zip(starts)
                 .map(|(connection, start)| connection.finish(start))
@@ -296,7 +305,10 @@ impl CustomerGatewayDraft {
 impl ConnectionDraft {
     /// The path in messages.
     pub fn path(&self) -> String {
-        join("connection", &self.name.value)
+        match &self.of_tunnel {
+            Some(tunnel) => tunnel.path.clone(),
+            None => join("connection", &self.name.value),
+        }
     }
 
     /// `start` is the default of its IPsec.
@@ -326,6 +338,10 @@ impl ConnectionDraft {
             },
             reverse_path: self.reverse_path?.value,
             mss_clamp: self.mss_clamp?.value,
+            tunnel_weight: match self.of_tunnel {
+                Some(tunnel) => Some(tunnel.weight?),
+                None => None,
+            },
         };
         Some((self.name.value, connection))
     }

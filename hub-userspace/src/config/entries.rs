@@ -23,7 +23,7 @@ use super::{
     section::Section,
     segments,
     translate::TranslateDraft,
-    value,
+    tunnels, value,
 };
 
 /// Maximum quota of connections.
@@ -132,19 +132,27 @@ impl SectionReader<'_, '_> {
     }
 
     pub fn connection(&mut self, name: Located<String>, section: &Section<'_>) -> ConnectionDraft {
+        let tunnels = self.tunnels(section);
         let report = &mut *self.report;
         let selector = |value| prefix::prefix(value, Purpose::Selector);
+        let all_have_gateways = tunnels.items.iter().all(|tunnel| tunnel.customer_gateway.is_some());
+        let customer_gateway = match tunnels.items.is_empty() || !all_have_gateways {
+            true => {
+                let example = "\"NAME\" of a [customer_gateway.NAME]";
+                section.required("customer_gateway", example, report, value::reference)
+            }
+            false => section.optional("customer_gateway", report, value::reference),
+        };
+        let interface = match section.get(tunnels::KEY) {
+            None => section.required("interface", "\"tun0\"", report, value::interface),
+            Some(_) => section.optional("interface", report, value::interface),
+        };
         let connection = ConnectionDraft {
             name,
-            customer_gateway: section.required(
-                "customer_gateway",
-                "\"NAME\" of a [customer_gateway.NAME]",
-                report,
-                value::reference,
-            ),
+            customer_gateway,
             segment: section.or_default("segment", segments::DEFAULT.to_owned(), report, value::reference),
             enabled: section.or_default("enabled", true, report, value::boolean),
-            interface: section.required("interface", "\"tun0\"", report, value::interface),
+            interface,
             peer: section.optional("peer", report, value::host_address),
             local_cidrs: section.list("local_cidrs", "[\"0.0.0.0/0\"]", report, selector),
             remote_cidrs: section.list("remote_cidrs", "[\"10.10.10.0/24\"]", report, selector),
@@ -156,6 +164,8 @@ impl SectionReader<'_, '_> {
             reverse_path: section
                 .or_default("reverse_path", ReversePath::Strict, report, |value| value::choice(value, &REVERSE_PATHS)),
             mss_clamp: section.or_default("mss_clamp", MssClamp::default(), report, mss_clamp),
+            tunnels,
+            of_tunnel: None,
         };
         if let Some(Located { value: SelectorSource::Ike, at }) = connection.selectors
             && section.lacks("ipsec")
@@ -167,7 +177,9 @@ impl SectionReader<'_, '_> {
         let translate = self.translate(section);
         let health_check =
             section.get("health_check").and_then(|table| self.health_check(table, section.path_of("health_check")));
-        let ipsec = section.get("ipsec").and_then(|table| self.ipsec(table, section.path_of("ipsec")));
+        let ipsec = section
+            .get("ipsec")
+            .and_then(|table| self.ipsec(table, section.path_of("ipsec"), connection.tunnels.is_present));
         ConnectionDraft { translate, health_check, ipsec, ..connection }
     }
 

@@ -41,6 +41,7 @@ mod sites;
 mod suggest;
 mod syntax;
 pub mod translate;
+pub mod tunnels;
 mod value;
 
 use std::path::{Path, PathBuf};

@@ -53,7 +53,7 @@ pub struct Config {
     pub segments: BTreeMap<String, Segment>,
     /// By name.
     pub customer_gateways: BTreeMap<String, CustomerGateway>,
-    /// By name.
+    /// By name. Each tunnel of a connection with several is one for itself ([`super::tunnels`]).
     pub connections: BTreeMap<String, Connection>,
     /// Routes of the files in file order, then those of the store, oldest first; (destination, next hop) is unique.
     pub routes: Vec<Route>,
@@ -304,6 +304,9 @@ pub struct Connection {
     /// Whether the reverse route to a packet's source must use this connection.
     pub reverse_path: ReversePath,
     pub mss_clamp: MssClamp,
+    /// Weight among the tunnels of its connection, 0..=100, where 0 is standby; `None` if it is no tunnel of another one
+    /// ([`super::tunnels`]).
+    pub tunnel_weight: Option<u8>,
 }
 
 impl Connection {
@@ -358,7 +361,7 @@ pub enum SelectorSource {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Route {
     pub destination: IpNet,
-    /// Name of a connection.
+    /// Name of a connection, not of one of its tunnels.
     pub next_hop: String,
     /// 0..=100; 0 is standby.
     pub weight: u8,

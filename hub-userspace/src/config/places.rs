@@ -11,6 +11,7 @@ use super::{
     policy_routes::PolicyRouteDraft,
     section::List,
     translate::{TranslateDraft, TranslationDraft},
+    tunnels::{TunnelDraft, TunnelIpsecDraft, TunnelsDraft},
 };
 
 /// A value that contains positions.
@@ -80,8 +81,11 @@ relocate! {
     CustomerGatewayDraft { name, address } but {}
     ConnectionDraft {
         name, customer_gateway, segment, enabled, interface, peer, local_cidrs, remote_cidrs, translate, health_check, up_delay,
-        ipsec, selectors, reverse_path, mss_clamp
-    } but {}
+        ipsec, selectors, reverse_path, mss_clamp, tunnels
+    } but { of_tunnel }
+    TunnelsDraft { items } but { is_present, sound }
+    TunnelDraft { at, name, interface, weight, customer_gateway, peer, health_check, ipsec } but { number }
+    TunnelIpsecDraft { at, if_id, start } but { has_if_id, local_id, remote_id }
     TranslateDraft { items } but { sound }
     TranslationDraft { site, hub } but { number }
     HealthCheckDraft { source, destinations, interval, retries, require, when_down } but { degraded, is_sound }

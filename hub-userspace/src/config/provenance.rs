@@ -4,6 +4,8 @@ use std::{collections::BTreeMap, fmt, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::tunnels::connection_of;
+
 /// Where an object is defined.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
@@ -99,8 +101,9 @@ impl Provenance {
         self.origin(self.places.customer_gateways.get(name))
     }
 
+    /// Of a connection, or of one of its tunnels.
     pub fn connection(&self, name: &str) -> Origin {
-        self.origin(self.places.connections.get(name))
+        self.origin(self.places.connections.get(connection_of(name)))
     }
 
     /// Origin of the route with this index in [`Config::routes`](super::Config::routes); routes of the files come

@@ -14,6 +14,7 @@ use super::{
     section::Section,
     segments,
     suggest::nearest,
+    tunnels,
     value::{self, describe},
 };
 
@@ -56,6 +57,7 @@ const CONNECTION_KEYS: &[&str] = &[
     "selectors",
     "reverse_path",
     "mss_clamp",
+    tunnels::KEY,
 ];
 
 /// Role of a text in a configuration.

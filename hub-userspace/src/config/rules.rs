@@ -14,6 +14,7 @@ use super::{
     routes, segments, sites,
     suggest::nearest,
     translate,
+    tunnels::{self, connection_of},
 };
 
 /// Unresolved references that get a suggestion: each is compared with every name.
@@ -36,10 +37,12 @@ pub(super) fn validate(draft: &Draft, unread: &Unread, report: &mut DiagnosticRe
     check_numbers(draft, report);
     metrics::validate(draft, report);
     learn::validate(draft, report);
-    check_interfaces(draft, report);
+    tunnels::validate(draft, report);
+    let members = draft.with_members();
+    check_interfaces(&members, report);
     check_underlays(draft, report);
-    check_peers(draft, report);
-    check_same_addresses(draft, report);
+    check_peers(&members, report);
+    check_same_addresses(&members, report);
     segments::validate(draft, unread, report);
     let all_gateways_known = check_customer_gateways(draft, unread, report);
     let all_hops_known = check_next_hops(draft, unread, report);
@@ -51,10 +54,10 @@ pub(super) fn validate(draft: &Draft, unread: &Unread, report: &mut DiagnosticRe
     if unread.is_empty() && all_hops_known && draft.learn.is_none() {
         warn_of_unrouted_connections(draft, report);
     }
-    translate::validate(draft, report);
+    translate::validate(draft, &members, report);
     routes::validate(draft, unread, report);
     policy_routes::validate(draft, routes::default_routes_may_be(draft, unread), report);
-    sites::validate(draft, report);
+    sites::validate(draft, &members, report);
 }
 
 /// Names are unique across files; within a file TOML ensures it.
@@ -81,10 +84,20 @@ fn check_names(draft: &Draft, report: &mut DiagnosticReport<'_>) {
     }
 }
 
-/// The first connection above the limit, and all of the store's above it.
-fn too_many<'d>(draft: &'d Draft, most: usize, report: &DiagnosticReport<'_>) -> Vec<&'d ConnectionDraft> {
-    let over = draft.connections.iter().skip(most).enumerate();
-    let reported = over.filter(|(index, connection)| *index == 0 || report.origin(connection.name.at).is_none());
+/// The first connection above the limit, and all of the store's above it. `count` is how many each counts for.
+pub(super) fn too_many<'d>(
+    draft: &'d Draft,
+    most: usize,
+    count: impl Fn(&ConnectionDraft) -> usize,
+    report: &DiagnosticReport<'_>,
+) -> Vec<&'d ConnectionDraft> {
+    let mut sum = 0;
+    let over = draft.connections.iter().filter(|connection| {
+        sum += count(connection);
+        sum > most
+    });
+    let reported = over.enumerate();
+    let reported = reported.filter(|(index, connection)| *index == 0 || report.origin(connection.name.at).is_none());
     reported.map(|(_, connection)| connection).collect()
 }
 
@@ -92,7 +105,7 @@ fn check_quota(draft: &Draft, report: &mut DiagnosticReport<'_>) {
     let Some(quota) = draft.gateway.as_ref().and_then(|gateway| gateway.max_connections) else {
         return;
     };
-    let over = too_many(draft, quota.value as usize, report);
+    let over = too_many(draft, quota.value as usize, |_| 1, report);
     let count = draft.connections.len();
     let problem = Problem::new(format!("{count} connections, and gateway.max_connections allows {}", quota.value));
     let problem = if count <= MAX_CANDIDATES {
@@ -111,16 +124,16 @@ fn check_numbers(draft: &Draft, report: &mut DiagnosticReport<'_>) {
         return;
     };
     let most = marks::most_connections(mark.value);
-    let count = draft.connections.len();
+    let count = draft.connections.iter().map(ConnectionDraft::numbers).sum();
     let help = if count <= MAX_CANDIDATES {
         format!("give the mask {} bits below the flag, or remove connections from here on", marks::bits_for(count))
     } else {
         "remove connections from here on".to_owned()
     };
-    for connection in too_many(draft, most, report) {
+    for connection in too_many(draft, most, ConnectionDraft::numbers, report) {
         let place = report.place(connection.name.at, mark.at);
         let problem = Problem::new(format!(
-            "{count} connections, and the mask of dataplane.mark ({place}) has numbers for {most}"
+            "{count} connections or tunnels of them, and the mask of dataplane.mark ({place}) has numbers for {most}"
         ));
         report.too_many(connection.name.at, connection.path(), problem.help(help.as_str()));
     }
@@ -212,7 +225,14 @@ fn check_customer_gateways(draft: &Draft, unread: &Unread, report: &mut Diagnost
     let names = draft.customer_gateways.iter().map(|gateway| gateway.name.value.as_str());
     let mut names = KnownNames::new("customer_gateway", names, unread);
     for connection in &draft.connections {
-        names.check(connection.customer_gateway.as_ref(), || join(&connection.path(), "customer_gateway"), report);
+        let own = connection.customer_gateway.as_ref();
+        if own.is_some() || connection.tunnels.items.is_empty() {
+            names.check(own, || join(&connection.path(), "customer_gateway"), report);
+        }
+        for tunnel in connection.tunnels.items.iter().filter(|tunnel| tunnel.customer_gateway.is_some()) {
+            let path = || join(&tunnel.path(&connection.path()), "customer_gateway");
+            names.check(tunnel.customer_gateway.as_ref(), path, report);
+        }
     }
     names.all_known
 }
@@ -278,6 +298,9 @@ impl<'d> KnownNames<'d> {
         let compare = self.suggestions_left > 0 && self.listed.len() <= MAX_CANDIDATES;
         self.suggestions_left = self.suggestions_left.saturating_sub(1);
         let meant = compare.then(|| nearest(name, self.listed.iter().copied())).flatten();
+        if self.kind == "connection" && self.known.contains(connection_of(name)) {
+            return format!("name connection {}: it distributes its share over its tunnels", connection_of(name));
+        }
         match (meant, self.listed.as_slice()) {
             (Some(meant), _) => format!("did you mean {}?", quoted(meant)),
             (None, some @ [_, ..]) if some.len() <= 8 => {
@@ -289,7 +312,7 @@ impl<'d> KnownNames<'d> {
 }
 
 fn warn_of_unused_gateways(draft: &Draft, report: &mut DiagnosticReport<'_>) {
-    let references = draft.connections.iter().filter_map(|connection| connection.customer_gateway.as_ref());
+    let references = draft.connections.iter().flat_map(ConnectionDraft::gateways);
     let used: HashSet<_> = references.map(|name| name.value.as_str()).collect();
     for gateway in draft.customer_gateways.iter().filter(|gateway| !used.contains(gateway.name.value.as_str())) {
         let problem = Problem::new(UNUSED);

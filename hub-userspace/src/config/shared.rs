@@ -9,14 +9,17 @@ use super::{
     diagnostic::{DiagnosticReport, Problem, join, quoted},
     draft::Draft,
     model::{Config, DEFAULT_WEIGHT},
+    tunnels::connection_of,
 };
 
 /// Warns of them, once for each pair of customer gateways.
 pub(super) fn validate(draft: &Draft, report: &mut DiagnosticReport<'_>) {
-    let gateways: HashMap<&str, &str> = draft
+    let gateways: HashMap<&str, Vec<&str>> = draft
         .connections
         .iter()
-        .filter_map(|connection| Some((&*connection.name.value, &*connection.customer_gateway.as_ref()?.value)))
+        .map(|connection| {
+            (&*connection.name.value, connection.gateways().map(|gateway| gateway.value.as_str()).collect())
+        })
         .collect();
     let mut by_destination = HashMap::new();
     let mut reported = HashSet::new();
@@ -25,14 +28,15 @@ pub(super) fn validate(draft: &Draft, report: &mut DiagnosticReport<'_>) {
         else {
             continue;
         };
-        let Some(gateway) = gateways.get(&*next_hop.value).filter(|_| weight.value == DEFAULT_WEIGHT) else { continue };
-        let (first, at) = *by_destination.entry(destination.value).or_insert((*gateway, destination.at));
-        if first != *gateway && reported.insert((first, *gateway)) {
+        let Some(own) = gateways.get(&*next_hop.value).filter(|_| weight.value == DEFAULT_WEIGHT) else { continue };
+        let (first, at) = *by_destination.entry(destination.value).or_insert((own, destination.at));
+        let (Some(gateway), Some(other)) = (own.first(), first.first()) else { continue };
+        if !own.iter().any(|gateway| first.contains(gateway)) && reported.insert((*other, *gateway)) {
             let place = report.place(destination.at, at);
             let problem = Problem::new(format!(
                 "{} leads to two customer gateways, {} ({place}) and {}, which share its flows",
                 destination.value,
-                quoted(first),
+                quoted(other),
                 quoted(gateway)
             ));
             let help = "if both lead to one site, give each route a weight other than 100, such as 50; \
@@ -43,10 +47,12 @@ pub(super) fn validate(draft: &Draft, report: &mut DiagnosticReport<'_>) {
 }
 
 /// Those of a destination's next hops that share its flows with another customer gateway, by name, with that customer
-/// gateway. Empty if a weight is not the default.
+/// gateway. Empty if a weight is not the default, and if the next hops are the tunnels of one connection.
 pub fn strangers<'a>(config: &'a Config, members: impl Iterator<Item = (&'a str, u8)>) -> Vec<(&'a str, &'a str)> {
     let members: Vec<(&str, u8)> = members.collect();
-    let gateway = |name: &str| config.connections.get(name).map(|connection| connection.customer_gateway.as_str());
+    // Tunnels of a connection lead to one site, whatever customer gateways they have.
+    let gateway =
+        |name: &str| config.any_member(connection_of(name)).map(|connection| connection.customer_gateway.as_str());
     let gateways: Vec<&str> = members.iter().filter_map(|(name, _)| gateway(name)).collect();
     let Some(first) = gateways.first() else { return Vec::new() };
     let Some(second) = gateways.iter().find(|gateway| *gateway != first) else { return Vec::new() };

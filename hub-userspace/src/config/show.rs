@@ -16,6 +16,7 @@ use super::{
     provenance::Origin,
     segments::Segment,
     translate::Translation,
+    tunnels::{connection_of, connection_text},
 };
 use crate::store::ObjectId;
 
@@ -29,8 +30,11 @@ pub fn show(config: &Config) -> String {
         section(&mut text, &config.provenance.customer_gateway(name), |text| customer_gateway(text, name, gateway));
     }
     let connections = config.provenance.connections.iter();
-    for (name, found) in connections.filter_map(|name| config.connections.get_key_value(name)) {
-        section(&mut text, &config.provenance.connection(name), |text| connection(text, name, found));
+    for name in connections {
+        let members: Vec<_> = config.members(name).collect();
+        if !members.is_empty() {
+            section(&mut text, &config.provenance.connection(name), |text| connection_text(text, name, &members));
+        }
     }
     for (index, found) in config.routes.iter().enumerate() {
         section(&mut text, &config.provenance.route(index), |text| route(text, found));
@@ -54,7 +58,9 @@ pub fn show_object(config: &Config, id: &ObjectId) -> Option<(Origin, String)> {
             config.provenance.customer_gateway(name)
         }
         ObjectId::Connection(name) => {
-            connection(&mut text, name, config.connections.get(name)?);
+            let members: Vec<_> = config.members(name).filter(|(member, _)| connection_of(member) == name).collect();
+            members.first()?;
+            connection_text(&mut text, name, &members);
             config.provenance.connection(name)
         }
         ObjectId::Route((destination, next_hop)) => {
@@ -172,7 +178,8 @@ fn customer_gateway(text: &mut String, name: &str, gateway: &CustomerGateway) {
     key(text, "address", string(address));
 }
 
-fn connection(text: &mut String, name: &str, connection: &Connection) {
+/// The section of a connection. With tunnels: whether it has a customer gateway, and the text of the tunnels.
+pub(super) fn connection(text: &mut String, name: &str, connection: &Connection, tunnels: Option<(bool, &str)>) {
     let Connection {
         customer_gateway,
         segment,
@@ -188,13 +195,19 @@ fn connection(text: &mut String, name: &str, connection: &Connection) {
         selectors,
         reverse_path,
         mss_clamp,
+        tunnel_weight: _,
     } = connection;
     let path = join("connection", name);
     let _ = writeln!(text, "[{path}]");
-    key(text, "customer_gateway", string(customer_gateway));
+    if tunnels.is_none_or(|(has_gateway, _)| has_gateway) {
+        key(text, "customer_gateway", string(customer_gateway));
+    }
     key(text, "segment", string(segment));
     key(text, "enabled", enabled);
-    key(text, "interface", string(interface));
+    match tunnels {
+        Some((_, tunnels)) => text.push_str(tunnels),
+        None => key(text, "interface", string(interface)),
+    }
     if let Some(peer) = peer {
         key(text, "peer", string(peer));
     }

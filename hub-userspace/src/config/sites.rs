@@ -26,10 +26,12 @@ use super::{
     draft::{ConnectionDraft, Draft, RouteDraft},
     overlap::{Claim, Conflict, Relation, conflicts},
     translate::{Translation, TranslationDraft},
+    tunnels::connection_of,
 };
 
-pub(super) fn validate(draft: &Draft, report: &mut DiagnosticReport<'_>) {
-    let mut validate = Validator { draft, report, sites: Sites::of_draft(draft), reported: HashSet::new() };
+/// `members`: the draft with a connection for each tunnel.
+pub(super) fn validate(draft: &Draft, members: &Draft, report: &mut DiagnosticReport<'_>) {
+    let mut validate = Validator { draft, members, report, sites: Sites::of_draft(draft), reported: HashSet::new() };
     validate.shared_interfaces();
     validate.hub_prefixes();
     validate.selectors();
@@ -134,6 +136,7 @@ impl<'d> Claims<'d> {
 
 struct Validator<'d, 'r, 'l> {
     draft: &'d Draft,
+    members: &'d Draft,
     report: &'r mut DiagnosticReport<'l>,
     sites: Sites<'d>,
     /// Prefixes already reported for a connection, so that its selector and its route do not both report one.
@@ -143,15 +146,20 @@ struct Validator<'d, 'r, 'l> {
 impl<'d> Validator<'d, '_, '_> {
     fn shared_interfaces(&mut self) {
         let mut sharing: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
-        for (index, connection) in self.draft.connections.iter().enumerate() {
+        for (index, connection) in self.members.connections.iter().enumerate() {
             if let Some(interface) = &connection.interface {
-                sharing.entry(&interface.value).or_default().push(index);
+                let on_it = sharing.entry(&interface.value).or_default();
+                // Two tunnels of one connection on it are reported already.
+                let name = |index: usize| connection_of(&self.members.connections[index].name.value);
+                if on_it.last().is_none_or(|last| name(*last) != name(index)) {
+                    on_it.push(index);
+                }
             }
         }
         for (interface, members) in sharing.into_iter().filter(|(_, members)| members.len() > 1) {
             let (mut at_site, mut at_hub) = (Claims::default(), Claims::default());
             for index in members {
-                let connection = &self.draft.connections[index];
+                let connection = &self.members.connections[index];
                 at_site.add_site_side(connection, index);
                 at_hub.add_hub_side(connection, index);
             }
@@ -327,26 +335,24 @@ pub(super) struct Sites<'d> {
 impl<'d> Sites<'d> {
     fn of_draft(draft: &'d Draft) -> Self {
         let name = |name: &'d Located<String>| name.value.as_str();
+        let gateways = move |connection: &'d ConnectionDraft| connection.gateways().map(name);
         Self::of(
-            draft
-                .connections
-                .iter()
-                .map(|connection| (connection.name.value.as_str(), connection.customer_gateway.as_ref().map(name))),
+            draft.connections.iter().map(|connection| (connection.name.value.as_str(), gateways(connection))),
             draft.routes.iter().filter_map(|route| Some((route.destination?.value, name(route.next_hop.as_ref()?)))),
         )
     }
 
-    /// From connections (name, customer gateway) and routes (destination, next hop).
+    /// From connections (name, customer gateways) and routes (destination, next hop).
     pub fn of(
-        connections: impl Iterator<Item = (&'d str, Option<&'d str>)>,
+        connections: impl Iterator<Item = (&'d str, impl Iterator<Item = &'d str>)>,
         routes: impl Iterator<Item = (IpNet, &'d str)>,
     ) -> Self {
         let mut sites = Self { by_name: HashMap::new(), towards: Vec::new() };
         let mut by_gateway = HashMap::new();
-        for (index, (name, gateway)) in connections.enumerate() {
+        for (index, (name, gateways)) in connections.enumerate() {
             sites.by_name.insert(name, index);
             sites.towards.push(index);
-            if let Some(gateway) = gateway {
+            for gateway in gateways {
                 sites.join(*by_gateway.entry(gateway).or_insert(index), index);
             }
         }

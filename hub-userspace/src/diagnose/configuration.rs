@@ -42,7 +42,7 @@ pub fn of_connection(facts: &Facts, name: &str) -> Vec<Finding> {
 
 fn quotas(config: &Config) -> impl Iterator<Item = Finding> {
     let quotas = [
-        ("connections", "gateway.max_connections", config.connections.len(), config.gateway.max_connections),
+        ("connections", "gateway.max_connections", config.configured().count(), config.gateway.max_connections),
         ("policy routes", "gateway.max_policy_routes", config.policy_routes.len(), config.gateway.max_policy_routes),
     ];
     // Most hubs have no policy routes.

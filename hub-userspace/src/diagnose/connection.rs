@@ -21,21 +21,40 @@ pub fn judge(status: &FullStatus, only: Option<&str>) -> Vec<Finding> {
     let status = &status.status;
     let routes = Routes::of(&status.connections, &status.routes);
     let mut findings = Vec::new();
-    for connection in status.connections.iter().filter(|one| only.is_none_or(|name| one.name == name)) {
-        let mut found = of_state(connection);
-        found.extend(routes.judge(connection));
-        found.extend(learned_quota(connection));
-        // The other conditions matter while it carries traffic.
-        if connection.state != State::AdminDown {
-            found.extend(connection.ipsec.iter().flat_map(|ipsec| selectors(connection, ipsec)));
-            found.extend(warnings(connection));
+    for connection in &status.connections {
+        let is_meant = |one: &ConnectionStatus| only.is_none_or(|name| name == one.name || name == connection.name);
+        for member in connection.members().iter().filter(|one| is_meant(one)) {
+            findings.extend(of_member(member, (!connection.tunnels.is_empty()).then_some(connection), &routes));
         }
-        if found.is_empty() {
-            found.push(Finding::ok(Area::Connection, &connection.name, Code::ConnectionUp, in_order(connection)));
+        if !connection.tunnels.is_empty() && is_meant(connection) {
+            findings.extend(routes.judge(connection));
+            findings.extend(learned_quota(connection));
         }
-        findings.extend(found);
     }
     findings
+}
+
+/// Judges a connection without tunnels, or a tunnel of one.
+fn of_member(connection: &ConnectionStatus, tunnel_of: Option<&ConnectionStatus>, routes: &Routes<'_>) -> Vec<Finding> {
+    let mut found = of_state(connection);
+    match tunnel_of {
+        // Others carry its traffic.
+        Some(all) if all.state.is_up() => found.iter_mut().for_each(Finding::at_most_a_warning),
+        Some(_) => {}
+        None => {
+            found.extend(routes.judge(connection));
+            found.extend(learned_quota(connection));
+        }
+    }
+    // The other conditions matter while it carries traffic.
+    if connection.state != State::AdminDown {
+        found.extend(connection.ipsec.iter().flat_map(|ipsec| selectors(connection, ipsec)));
+        found.extend(warnings(connection));
+    }
+    if found.is_empty() {
+        found.push(Finding::ok(Area::Connection, &connection.name, Code::ConnectionUp, in_order(connection)));
+    }
+    found
 }
 
 fn in_order(connection: &ConnectionStatus) -> String {

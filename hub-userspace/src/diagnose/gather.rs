@@ -21,7 +21,7 @@ use super::facts::{
 };
 use crate::{
     api::Client,
-    api_types::status::{FullStatus, Status},
+    api_types::status::{ConnectionStatus, FullStatus, Status},
     config::{
         self, Config,
         ipsec::{Auth, invalid_certificate},
@@ -198,7 +198,8 @@ async fn network(
     };
     let mut names = BTreeSet::new();
     if let Some(FullStatus { status, .. }) = status {
-        names.extend(status.connections.iter().map(|connection| connection.interface.as_str()));
+        let members = status.connections.iter().flat_map(ConnectionStatus::members);
+        names.extend(members.map(|connection| connection.interface.as_str()));
         names.extend(status.vpc.iter().map(|vpc| vpc.interface.as_str()));
         names.extend(status.underlays.iter().map(|underlay| underlay.interface.as_str()));
     }

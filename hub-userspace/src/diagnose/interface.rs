@@ -9,7 +9,7 @@ use super::{
 use crate::{
     api_types::{
         diagnose::{Area, Code, Finding, Severity},
-        status::{Attachment, FullStatus, ReceiveStatus, Status, UnderlayStatus},
+        status::{Attachment, ConnectionStatus, FullStatus, ReceiveStatus, Status, UnderlayStatus},
     },
     connection::state::State,
     ipsec::mtu::{EspSizes, Outer, largest_packet},
@@ -63,7 +63,7 @@ fn attachments(status: &Status) -> BTreeMap<&str, Attached<'_>> {
         let attached = Attached { of: &vpc.attachment, is_site: false, is_known: false };
         attachments.insert(vpc.interface.as_str(), attached);
     }
-    for connection in &status.connections {
+    for connection in status.connections.iter().flat_map(ConnectionStatus::members) {
         let of = &connection.attachment;
         let reason = connection.state_reason.as_deref().unwrap_or_default();
         let is_known = connection.state == State::Down && reason.starts_with("interface ");

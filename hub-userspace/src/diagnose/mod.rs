@@ -28,7 +28,13 @@ use anyhow::{Result, bail};
 
 use self::facts::Facts;
 pub use self::text::text;
-use crate::api_types::diagnose::Diagnosis;
+use crate::{
+    api_types::{
+        diagnose::{Diagnosis, Finding},
+        status::ConnectionStatus,
+    },
+    config::tunnels::is_meant,
+};
 
 /// Judges everything.
 pub fn diagnose(facts: &Facts) -> Diagnosis {
@@ -50,16 +56,21 @@ pub fn diagnose_connection(facts: &Facts, name: &str) -> Result<Diagnosis> {
     let Some(status) = &facts.status else {
         bail!("no agent answers, and only an agent knows the state of a connection: start it with `vpnhub run`");
     };
-    let Some(found) = status.status.connections.iter().find(|connection| connection.name == name) else {
+    let members = status.status.connections.iter().flat_map(ConnectionStatus::members);
+    let found: Vec<_> = members.filter(|member| is_meant(name, &member.name)).collect();
+    if found.is_empty() {
         let known: Vec<_> = status.status.connections.iter().map(|connection| connection.name.as_str()).collect();
         match known.is_empty() {
             true => bail!("there is no connection {name:?}; help: no connection is configured"),
             false => bail!("there is no connection {name:?}; help: the connections are {}", known.join(", ")),
         }
-    };
-    let mut findings = configuration::of_connection(facts, name);
+    }
+    let mut findings: Vec<Finding> =
+        found.iter().flat_map(|member| configuration::of_connection(facts, &member.name)).collect();
     let network = facts.host.network.as_ref();
-    findings.extend(interface::judge(status, network, facts.config.as_ref(), Some(&found.interface)));
+    for member in found {
+        findings.extend(interface::judge(status, network, facts.config.as_ref(), Some(&member.interface)));
+    }
     findings.extend(connection::judge(status, Some(name)));
     Ok(Diagnosis::new(true, findings))
 }

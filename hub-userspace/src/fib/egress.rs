@@ -21,6 +21,7 @@ use crate::{
     },
     routing::{
         groups::AffectedGroups,
+        members::kernel_weights,
         rib::{self, Members, Rib, Target},
     },
 };
@@ -150,12 +151,13 @@ impl EgressCompiler<'_> {
     /// [`crate::fib::slow_path::action`]: members whose interface is up, in order of interfaces. Empty if the kernel's
     /// route has a single next hop.
     fn paths(&self, active: &[(Member, u32)], names: &Names<'_>) -> HashMap<Member, u32> {
-        let hop = |(member, part): &(Member, u32)| {
+        let hop = |((member, _), weight): (&(Member, u32), u8)| {
             let connection = &self.inputs.config.connections[names[member]];
             let link = self.inputs.host.link(&connection.interface).filter(|link| link.is_up())?;
-            Some((link.index, connection.peer, *member, (*part).clamp(1, u8::MAX.into())))
+            Some((link.index, connection.peer, *member, u32::from(weight)))
         };
-        let mut hops: Vec<_> = active.iter().filter_map(hop).collect();
+        let shares: Vec<(&str, u32)> = active.iter().map(|(member, part)| (names[member], *part)).collect();
+        let mut hops: Vec<_> = active.iter().zip(kernel_weights(&shares)).filter_map(hop).collect();
         if hops.len() < 2 {
             return HashMap::new();
         }

@@ -3,7 +3,7 @@
 use hub_common::maps::GroupRecord;
 use serde::{Deserialize, Serialize};
 
-use crate::routing::rib::Members;
+use crate::{config::tunnels::tunnel_of, routing::rib::Members};
 
 /// Serialized form of a [`GroupRecord`].
 #[derive(Serialize, Deserialize)]
@@ -31,7 +31,10 @@ pub fn record(members: &Members) -> GroupRecord {
             hash.add(name.as_bytes());
             hash.add(&[0]);
         }
-        all.add(&[*weight]);
+        all.add(&[weight.route]);
+        if tunnel_of(name).is_some() {
+            all.add(&[weight.tunnel]);
+        }
     }
     GroupRecord { members: all.0, names: names.0 }
 }

@@ -7,6 +7,7 @@ mod cloud;
 mod device;
 pub mod site;
 mod templates;
+mod tunnels;
 
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
@@ -108,6 +109,11 @@ pub enum PeerConfigError {
     Certificates { format: &'static str },
     #[error("{format} configurations support IPv4 only, and {what} is not; help: use --format swanctl")]
     Ipv6 { format: &'static str, what: String },
+    #[error(
+        "{format}: such a configuration sends a pair of prefixes into one tunnel, and connection {name} has several; help: \
+         write that of one tunnel for each of the site's devices, {tunnels}, or use --format swanctl or json"
+    )]
+    OneTunnel { format: &'static str, name: String, tunnels: String },
     #[error("{format}: {why}")]
     Device { format: &'static str, why: String },
     #[error("connection {0} has a certificate, not a secret; help: leave --with-secret out")]
@@ -118,10 +124,11 @@ pub enum PeerConfigError {
 
 /// The site's configuration. Only `with_secret` reads the secret from its file and includes it.
 pub fn render(config: &Config, name: &str, format: Format, with_secret: bool) -> Result<String, PeerConfigError> {
-    let Some(connection) = config.connections.get(name) else {
+    let members: Vec<&String> = config.members(name).map(|(member, _)| member).collect();
+    let Some(connection) = config.any_member(name) else {
         return Err(PeerConfigError::NoConnection {
             name: name.to_owned(),
-            known: config.connections.keys().cloned().collect(),
+            known: config.configured().map(|(name, _)| name.to_owned()).collect(),
         });
     };
     let Some(ipsec) = &connection.ipsec else { return Err(PeerConfigError::NoIpsec(name.to_owned())) };
@@ -130,8 +137,10 @@ pub fn render(config: &Config, name: &str, format: Format, with_secret: bool) ->
         Auth::Certificate { .. } if with_secret => return Err(PeerConfigError::NoSecret(name.to_owned())),
         _ => None,
     };
-    let site = Site::of(config, name, secret.as_ref())?;
-    write(&site, format)
+    match members.as_slice() {
+        [only] => write(&Site::of(config, only, secret.as_ref())?, format),
+        _ => tunnels::write(config, name, format, secret.as_ref()),
+    }
 }
 
 fn write(site: &Site, format: Format) -> Result<String, PeerConfigError> {

@@ -14,6 +14,7 @@ use crate::config::{
     },
     segments,
     translate::{Translation, Translations},
+    tunnels::connection_of,
 };
 
 pub const AUTH_PSK: &str = "psk";
@@ -64,6 +65,20 @@ pub struct Site {
     pub pfs: bool,
     /// An SA for each CPU.
     pub per_cpu_sas: bool,
+    /// `None`: it is the only tunnel.
+    pub tunnel: Option<SiteTunnel>,
+}
+
+/// One of several tunnels at a site.
+#[derive(Serialize)]
+pub struct SiteTunnel {
+    /// Of the xfrm interface.
+    pub if_id: u32,
+    pub interface: String,
+    /// Of the routes: the smallest is preferred.
+    pub metric: u32,
+    /// The site's own address, if it is fixed.
+    pub source: Option<IpAddr>,
 }
 
 #[derive(Serialize)]
@@ -154,6 +169,7 @@ impl Site {
             esp: phase(&ipsec.esp.proposals, ipsec.esp.lifetime),
             pfs: ipsec.has_pfs(),
             per_cpu_sas: ipsec.esp.per_cpu_sas,
+            tunnel: None,
         })
     }
 }
@@ -166,6 +182,7 @@ impl Site {
 /// prefix of that family; so there may be none at all.
 fn hub_prefixes(config: &Config, tunnel: &TunnelParameters<'_>) -> (Vec<IpNet>, bool) {
     let all = &tunnel.connection.local_cidrs;
+    let own = connection_of(tunnel.name);
     let is_default = |prefix: &IpNet| prefix.prefix_len() == 0;
     let is_of = |one: &IpNet, other: &IpNet| one.addr().is_ipv4() == other.addr().is_ipv4();
     if !all.iter().any(is_default) {
@@ -174,14 +191,13 @@ fn hub_prefixes(config: &Config, tunnel: &TunnelParameters<'_>) -> (Vec<IpNet>, 
     let vpc = config.vpc.iter().filter(|_| config.reaches(&tunnel.connection.segment, segments::VPC));
     let behind = vpc.flat_map(|vpc| &vpc.cidrs).copied();
     let others = config.routes.iter().filter(|route| {
-        let is_alternative = || {
-            config.routes.iter().any(|other| other.destination == route.destination && other.next_hop == tunnel.name)
-        };
+        let is_alternative =
+            || config.routes.iter().any(|other| other.destination == route.destination && other.next_hop == own);
         let is_reached = || {
-            let other = config.connections.get(&route.next_hop);
+            let other = config.any_member(&route.next_hop);
             other.is_some_and(|other| config.reaches(&tunnel.connection.segment, &other.segment))
         };
-        route.next_hop != tunnel.name && is_reached() && !is_alternative()
+        route.next_hop != own && is_reached() && !is_alternative()
     });
     // A family of which nothing is known has no destination to send there.
     let is_known = |prefix: &IpNet, known: &[IpNet]| known.iter().any(|known| is_of(known, prefix));

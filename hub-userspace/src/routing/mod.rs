@@ -3,5 +3,6 @@
 pub mod buckets;
 pub mod groups;
 pub mod learned;
+pub mod members;
 pub mod policies;
 pub mod rib;

@@ -7,7 +7,7 @@ use std::{
 
 use ipnet::IpNet;
 
-use super::rib::Members;
+use super::members::{Members, NextHops};
 use crate::{
     config::policy_routes::{PolicyKey, PolicyRoute},
     kernel::netlink::Family,
@@ -23,17 +23,17 @@ pub struct Policies {
 }
 
 impl Policies {
-    /// `share` returns the set that all users of these members share.
-    pub fn of(routes: &[PolicyRoute], mut share: impl FnMut(PolicyKey, Members) -> Arc<Members>) -> Self {
-        let mut all = BTreeMap::<PolicyKey, (Members, bool)>::new();
+    /// `share` returns the set that all users of the members of these next hops share.
+    pub fn of(routes: &[PolicyRoute], mut share: impl FnMut(PolicyKey, NextHops) -> Arc<Members>) -> Self {
+        let mut all = BTreeMap::<PolicyKey, (NextHops, bool)>::new();
         for route in routes {
-            let (members, is_published) = all.entry(route.key()).or_default();
-            members.insert(route.next_hop.clone(), route.weight);
+            let (next_hops, is_published) = all.entry(route.key()).or_default();
+            next_hops.insert(route.next_hop.clone(), route.weight);
             *is_published |= route.publish;
         }
         let mut policies = Self { routes: routes.to_vec(), ..Self::default() };
-        for (key, (members, is_published)) in all {
-            let members = share(key, members);
+        for (key, (next_hops, is_published)) in all {
+            let members = share(key, next_hops);
             if is_published {
                 policies.published.entry(key.destination).or_insert_with(|| Arc::clone(&members));
             }
@@ -47,13 +47,14 @@ impl Policies {
         self.routes == routes
     }
 
-    /// The connections that are next hops, with the families of their policy routes.
+    /// The members of all policy routes, with the families of these.
     pub fn next_hops(&self) -> BTreeSet<(&str, Family)> {
-        let next_hop = |route: &'_ PolicyRoute| match route.source {
+        let family = |key: &PolicyKey| match key.source {
             IpNet::V4(_) => Family::V4,
             IpNet::V6(_) => Family::V6,
         };
-        self.routes.iter().map(|route| (route.next_hop.as_str(), next_hop(route))).collect()
+        let all = self.by_key.iter();
+        all.flat_map(|(key, members)| members.keys().map(move |name| (name.as_str(), family(key)))).collect()
     }
 
     pub fn families(&self) -> BTreeSet<Family> {

@@ -30,6 +30,8 @@ pub const LONGEST: usize = MOST as usize + 64;
 /// Why a packet cannot be traced.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TraceError {
+    #[error("connection {name} has several tunnels, and the packet comes from one: write one of {tunnels}")]
+    SeveralTunnels { name: String, tunnels: String },
     #[error("there is no connection {name:?}; help: {known}")]
     NoConnection { name: String, known: String },
     #[error(
@@ -77,6 +79,10 @@ pub fn prepare(
     request: &TraceRequest,
 ) -> Result<Prepared, TraceError> {
     let name = &request.ingress;
+    let tunnels = config.tunnel_names(name);
+    if !tunnels.is_empty() && !config.connections.contains_key(name) {
+        return Err(TraceError::SeveralTunnels { name: name.clone(), tunnels });
+    }
     let (interface, peer, of) = match (config.connections.get(name), &config.vpc) {
         (Some(connection), _) => (&connection.interface, connection.peer, format!("connection {name}")),
         (None, Some(vpc)) if name == THE_VPC => (&vpc.interface, None, "the VPC".to_owned()),

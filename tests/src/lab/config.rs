@@ -71,6 +71,8 @@ pub struct ConnectionConfig {
     pub customer_gateway: String,
     pub interface: String,
     pub peer: Option<IpAddr>,
+    /// In the file's syntax, instead of interface, peer and health check.
+    pub tunnels: Option<String>,
     pub local_cidrs: Vec<String>,
     pub remote_cidrs: Vec<String>,
     /// From the hub's end of the link to the site's, every 100 ms, down after 3 misses.
@@ -126,6 +128,25 @@ impl HubConfig {
         }
         self.connections.push(ConnectionConfig::to_site(site, 1));
         self.add_routes(site, 1, second);
+        self
+    }
+
+    /// Gives a site's connection two tunnels, `a` over its first link and `b` over its second, with these weights. With
+    /// `health_check`, each is checked from the hub's end of its link to the site's.
+    #[must_use]
+    pub fn two_tunnels(mut self, site: &Site, weights: [u8; 2], health_check: bool) -> Self {
+        let tunnel = |(name, link): (&str, u8)| {
+            let (device, peer, weight) = (site.hub_device(link), site.peer4(link), weights[usize::from(link)]);
+            let check = match health_check {
+                true => format!(
+                    ", health_check = {{ source = \"{}\", destination = \"{peer}\", interval = \"100ms\" }}",
+                    Ipv4Addr::from(u32::from(peer) - 1)
+                ),
+                false => String::new(),
+            };
+            format!("{{ name = \"{name}\", interface = \"{device}\", peer = \"{peer}\", weight = {weight}{check} }}")
+        };
+        self.connection(&site.place).tunnels = Some([("a", 0), ("b", 1)].map(tunnel).join(", "));
         self
     }
 
@@ -189,6 +210,7 @@ impl ConnectionConfig {
             customer_gateway: format!("{}-office", site.place),
             interface: site.hub_device(link),
             peer: Some(site.peer4(link).into()),
+            tunnels: None,
             local_cidrs: vec!["0.0.0.0/0".into(), "::/0".into()],
             remote_cidrs: vec![site.network4().to_string(), site.network6().to_string()],
             health_check: false,
@@ -244,11 +266,13 @@ impl fmt::Display for HubConfig {
 impl fmt::Display for ConnectionConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "[connection.{}]\ncustomer_gateway = \"{}\"", self.name, self.customer_gateway)?;
-        writeln!(f, "interface = \"{}\"", self.interface)?;
-        if let Some(peer) = self.peer {
-            writeln!(f, "peer = \"{peer}\"")?;
+        if let Some(tunnels) = &self.tunnels {
+            writeln!(f, "tunnels = [{tunnels}]")?;
+        } else {
+            writeln!(f, "interface = \"{}\"", self.interface)?;
+            self.peer.iter().try_for_each(|peer| writeln!(f, "peer = \"{peer}\""))?;
         }
-        if let (true, Some(IpAddr::V4(peer))) = (self.health_check, self.peer) {
+        if let (true, Some(IpAddr::V4(peer)), None) = (self.health_check, self.peer, &self.tunnels) {
             // The two ends of a /30.
             let hub = Ipv4Addr::from(u32::from(peer) - 1);
             let destination = match self.health_keys.contains("destination") {
@@ -283,8 +307,10 @@ impl fmt::Display for ConnectionConfig {
                 writeln!(f, "{key} = \"{id}\"")?;
             }
         }
-        if let Some(if_id) = if_id {
-            writeln!(f, "if_id = {if_id}\ncreate_interface = true")?;
+        match (if_id, &self.tunnels) {
+            (Some(_), Some(_)) => writeln!(f, "create_interface = true")?,
+            (Some(if_id), None) => writeln!(f, "if_id = {if_id}\ncreate_interface = true")?,
+            (None, _) => {}
         }
         if let Some(mtu) = interface_mtu {
             writeln!(f, "interface_mtu = {mtu}")?;

@@ -20,7 +20,7 @@ impl Deref for Status {
 }
 
 impl Status {
-    /// A connection, or the [`VPC_SIDE`].
+    /// A connection, a tunnel such as `shanghai/a`, or the [`VPC_SIDE`].
     ///
     /// # Panics
     /// When there is none of that name.
@@ -28,8 +28,11 @@ impl Status {
         if name == VPC_SIDE {
             return &self.0["vpc"];
         }
-        let mut connections = self.0["connections"].as_array().into_iter().flatten();
-        let found = connections.find(|connection| connection["name"] == name);
+        let connections = self.0["connections"].as_array().into_iter().flatten();
+        let mut all = connections.flat_map(|connection| {
+            std::iter::once(connection).chain(connection["tunnels"].as_array().into_iter().flatten())
+        });
+        let found = all.find(|connection| connection["name"] == name);
         found.unwrap_or_else(|| panic!("there is no connection {name:?} in {:#}", self.0))
     }
 

@@ -26,4 +26,5 @@ pub use predict::{Account, Count, Mark, Prediction, Verdict};
 pub use translate::Translations;
 pub use world::{
     Agreement, Connection, Interface, MssClamp, Pair, PolicyRoute, ReversePath, Route, Segment, Vpc, World,
+    connection_of,
 };

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use ipnet::IpNet;
 
-use super::{Account, Interface, PolicyRoute, Route, World, flow, parse::Packet, prefix::contains};
+use super::{Account, Connection, Interface, PolicyRoute, Route, World, flow, parse::Packet, prefix::contains};
 
 /// The target of a destination.
 pub enum Target<'a> {
@@ -152,8 +152,7 @@ impl World {
         }
     }
 
-    fn way_by(&self, next_hop: &str, packet: &Packet) -> Way<'_> {
-        let connection = self.connection(next_hop);
+    fn way_by(&self, connection: &Connection, packet: &Packet) -> Way<'_> {
         Way {
             account: Account::Connection(connection.name.clone()),
             interface: self.interface(&connection.interface),
@@ -166,12 +165,13 @@ impl World {
         let routes: Vec<_> = self.routes.iter().filter(|route| route.destination == destination).collect();
         let active = self.active(&routes);
         let total: u32 = active.iter().map(|(_, weight)| weight).sum();
-        active.into_iter().map(|(name, weight)| (name.to_owned(), f64::from(weight) / f64::from(total))).collect()
+        active.into_iter().map(|(one, weight)| (one.name.clone(), f64::from(weight) / f64::from(total))).collect()
     }
 
-    fn member<'a, R: Weighted>(&self, routes: &[&'a R], packet: &Packet) -> &'a str {
-        if let [only] = routes {
-            return only.next_hop();
+    fn member<R: Weighted>(&self, routes: &[&R], packet: &Packet) -> &Connection {
+        let all: Vec<&Connection> = routes.iter().flat_map(|route| self.tunnels(route.next_hop())).collect();
+        if let [only] = all.as_slice() {
+            return only;
         }
         let active = self.active(routes);
         let buckets = flow::share_out(&active.iter().map(|(_, weight)| *weight).collect::<Vec<_>>());
@@ -179,16 +179,44 @@ impl World {
         active[buckets[bucket]].0
     }
 
-    /// Members with weights above 0 that are up. If there are none, those of weight 0 that are up. If all are down,
-    /// those with weights above 0, so that traffic can bring the tunnel up; otherwise those of weight 0.
-    fn active<'a, R: Weighted>(&self, routes: &[&'a R]) -> Vec<(&'a str, u32)> {
-        let pick = |weighted: bool, only_up: bool| -> Vec<(&'a str, u32)> {
-            let part = |route: &R| if weighted { u32::from(route.weight()) } else { 1 };
-            let candidates = routes.iter().filter(|route| (route.weight() > 0) == weighted);
-            let candidates = candidates.filter(|route| !only_up || self.connection(route.next_hop()).up);
-            candidates.map(|route| (route.next_hop(), part(route))).collect()
-        };
-        let choices = [pick(true, true), pick(false, true), pick(true, false), pick(false, false)];
-        choices.into_iter().find(|members| !members.is_empty()).expect("a destination has routes")
+    /// The connections that carry the traffic, or their tunnels, by name, with whole numbers in proportion to their shares.
+    ///
+    /// A connection with tunnels is up if one of them is. It distributes its share over its tunnels as routes distribute
+    /// theirs over connections.
+    fn active<R: Weighted>(&self, routes: &[&R]) -> Vec<(&Connection, u32)> {
+        let is_up = |name: &str| self.tunnels(name).iter().any(|tunnel| tunnel.up);
+        let of_routes = preferred(routes, |route| (route.weight(), is_up(route.next_hop())));
+        let of_connections: Vec<(u32, Vec<(&Connection, u32)>)> = of_routes
+            .into_iter()
+            .map(|(route, part)| {
+                let tunnels = self.tunnels(route.next_hop());
+                let shared = preferred(&tunnels, |tunnel| (tunnel.tunnel_weight.unwrap_or(1), tunnel.up));
+                (part, shared.into_iter().map(|(tunnel, weight)| (*tunnel, weight)).collect())
+            })
+            .collect();
+        // A common denominator.
+        let total = |tunnels: &[(&Connection, u32)]| tunnels.iter().map(|(_, weight)| weight).sum::<u32>();
+        let totals: Vec<u32> = of_connections.iter().map(|(_, tunnels)| total(tunnels)).collect();
+        let unit = (1..=u32::MAX).find(|unit| totals.iter().all(|total| unit % total == 0));
+        let unit = unit.expect("their product is one");
+        let shares = of_connections.iter().flat_map(|(part, tunnels)| {
+            let each = part * (unit / total(tunnels));
+            tunnels.iter().map(move |(tunnel, weight)| (*tunnel, each * weight))
+        });
+        let mut shares: Vec<_> = shares.collect();
+        shares.sort_by_key(|(one, _)| &one.name);
+        shares
     }
+}
+
+/// Those with weights above 0 that are up. If there are none, those of weight 0 that are up. If all are down, those with
+/// weights above 0, so that traffic can bring the tunnel up; otherwise those of weight 0. With their parts, of which those
+/// of weight 0 have equal ones. `of` returns a weight, and whether it is up.
+fn preferred<T>(all: &[T], of: impl Fn(&T) -> (u8, bool)) -> Vec<(&T, u32)> {
+    let pick = |weighted: bool, only_up: bool| -> Vec<(&T, u32)> {
+        let candidates = all.iter().filter(|one| (of(one).0 > 0) == weighted && (!only_up || of(one).1));
+        candidates.map(|one| (one, u32::from(of(one).0.max(1)))).collect()
+    };
+    let choices = [pick(true, true), pick(false, true), pick(true, false), pick(false, false)];
+    choices.into_iter().find(|found| !found.is_empty()).expect("there is one at least")
 }

@@ -11,6 +11,7 @@ use super::{
     prefix::contains,
     route::Target,
     selector::{Attachment, Side, from_site},
+    world::connection_of,
 };
 
 impl World {
@@ -156,7 +157,7 @@ impl World {
         match self.target(source) {
             None => Err("no way back"),
             Some(Target::Vpc { .. }) => Err("way back to the VPC"),
-            Some(Target::Routes(routes)) if routes.iter().all(|route| route.next_hop != connection.name) => {
+            Some(Target::Routes(routes)) if routes.iter().all(|route| route.next_hop != connection_of(connection)) => {
                 Err("way back to another site")
             }
             Some(Target::Routes(_) | Target::Policy(_)) => Ok(()),

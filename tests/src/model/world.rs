@@ -50,6 +50,9 @@ pub struct Connection {
     pub segment: Option<String>,
     /// Name of the attachment, which may not exist.
     pub interface: String,
+    /// Of a tunnel of another connection, whose name is the part before `/`: its weight among these tunnels, 0..=100;
+    /// 0 is standby.
+    pub tunnel_weight: Option<u8>,
     /// The neighbour for all packets. Without one, on Ethernet, each destination is a neighbour.
     pub peer: Option<IpAddr>,
     /// Negotiated, healthy, and not disabled by an operator.
@@ -63,6 +66,14 @@ pub struct Connection {
     pub mss_clamp: MssClamp,
     /// `remotes` and `agreement` have the site's own addresses.
     pub translations: Translations,
+}
+
+/// The name of the connection that routes lead to.
+pub fn connection_of(one: &Connection) -> &str {
+    match one.tunnel_weight {
+        Some(_) => one.name.split('/').next().expect("there is a first part"),
+        None => &one.name,
+    }
 }
 
 /// A group of connections.
@@ -145,6 +156,13 @@ pub struct PolicyRoute {
 impl World {
     pub(super) fn interface(&self, name: &str) -> Option<&Interface> {
         self.interfaces.iter().find(|interface| interface.name == name)
+    }
+
+    /// The tunnels of a connection, by name; or the connection itself, if it has none.
+    pub(super) fn tunnels(&self, name: &str) -> Vec<&Connection> {
+        let mut tunnels: Vec<_> = self.connections.iter().filter(|one| connection_of(one) == name).collect();
+        tunnels.sort_by_key(|tunnel| &tunnel.name);
+        tunnels
     }
 
     pub(super) fn connection(&self, name: &str) -> &Connection {

@@ -17,6 +17,7 @@ mod policies;
 mod program;
 mod show;
 mod translations;
+mod tunnels;
 mod worlds;
 
 use std::{

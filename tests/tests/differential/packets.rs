@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use hub_tests::{
-    model::{Interface, Route, World},
+    model::{Interface, Route, World, connection_of},
     packet::{
         Packet,
         number::{ACK, DESTINATION_OPTIONS, HOP_BY_HOP, SYN},
@@ -95,7 +95,7 @@ pub fn source(rng: &mut SmallRng, world: &World, interface: &Interface) -> IpAdd
         return any(rng, world, v6);
     }
     let sites = || world.connections.iter().filter(|connection| connection.interface == interface.name);
-    let to_them = |route: &&Route| sites().any(|site| site.name == route.next_hop);
+    let to_them = |route: &&Route| sites().any(|site| connection_of(site) == route.next_hop);
     match rng.random_range(0..40) {
         0 => {
             let own = world.interfaces.iter().flat_map(|interface| &interface.addresses).choose(rng);

@@ -32,6 +32,7 @@ fn write(text: &mut String, world: &World) -> std::fmt::Result {
     for connection in &world.connections {
         write!(text, "connection {} on {}", connection.name, connection.interface)?;
         write!(text, "{}", if connection.up { "" } else { " down" })?;
+        connection.tunnel_weight.iter().try_for_each(|weight| write!(text, " tunnel weight {weight}"))?;
         write!(text, "{}", if connection.reverse_path == ReversePath::Off { " reverse path off" } else { "" })?;
         connection.segment.iter().try_for_each(|segment| write!(text, " segment {segment}"))?;
         write!(text, " MSS {:?}", connection.mss_clamp)?;

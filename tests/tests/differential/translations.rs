@@ -1,6 +1,6 @@
 //! The translations of a random world's connections.
 
-use hub_tests::model::{Connection, Route, World};
+use hub_tests::model::{Connection, Route, World, connection_of};
 use ipnet::IpNet;
 use rand::{Rng, rngs::SmallRng, seq::IndexedRandom};
 
@@ -42,8 +42,9 @@ fn add(rng: &mut SmallRng, connection: &mut Connection, routes: &mut Vec<Route>)
         return;
     }
     connection.translations.push((site, hub));
-    let is_new = |route: &Route| route.destination != hub || route.next_hop != connection.name;
+    let next_hop = connection_of(connection);
+    let is_new = |route: &Route| route.destination != hub || route.next_hop != next_hop;
     if percent(rng, 85) && routes.iter().all(is_new) {
-        routes.push(Route { destination: hub, next_hop: connection.name.clone(), weight: 100 });
+        routes.push(Route { destination: hub, next_hop: next_hop.to_owned(), weight: 100 });
     }
 }

@@ -9,7 +9,7 @@ use rand::{Rng, rngs::SmallRng, seq::IndexedRandom};
 use crate::{
     agreements,
     draw::{address_within, one_of, percent, prefix, prefix_within},
-    policies, translations,
+    policies, translations, tunnels,
 };
 
 /// Interfaces available to a world; the first is the VPC's, if there is one.
@@ -58,6 +58,7 @@ pub fn draw(rng: &mut SmallRng) -> World {
     add_segments(rng, &mut world);
     add_routes(rng, &size, &mut world);
     policies::draw(rng, &mut world, size.spread);
+    tunnels::draw(rng, &mut world, DEVICES.take(size.interfaces as usize).skip(1));
     translations::draw(rng, &mut world);
     agreements::draw(rng, &mut world);
     add_neighbours(rng, &mut world);
@@ -229,6 +230,7 @@ fn add_connection(rng: &mut SmallRng, size: &Size, world: &mut World, number: us
         name,
         segment: None,
         interface: interface.into(),
+        tunnel_weight: None,
         peer,
         up: percent(rng, 75),
         remotes,

@@ -2,6 +2,7 @@
 //! done it. Delivery is observed at the far end, and counters must match it exactly.
 
 mod bulk;
+mod dual;
 mod frames;
 mod layer3;
 mod mss;

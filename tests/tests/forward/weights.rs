@@ -8,7 +8,7 @@ use hub_tests::packet::View;
 
 use crate::{SITES, WAIT, Wire, probe};
 
-const FLOWS: u16 = 1000;
+pub const FLOWS: u16 = 1000;
 const FIRST_PORT: u16 = 10_000;
 const PORT: u16 = 9;
 const LINKS: [&str; 2] = ["shanghai", "shanghai-2"];
@@ -18,7 +18,7 @@ fn two_links(weights: [u8; 2]) -> Rig {
     start(&HubConfig::offices(&SITES).second_link(&SHANGHAI, weights))
 }
 
-fn start(config: &HubConfig) -> Rig {
+pub fn start(config: &HubConfig) -> Rig {
     let rig = Rig::start(&Options::default().second_link("shanghai"), config).unwrap();
     rig.warm_up(&SITES).unwrap();
     // A ping cannot select its link: make sure that the second's neighbour is known, too.
@@ -31,8 +31,13 @@ fn start(config: &HubConfig) -> Rig {
     rig
 }
 
-/// Sends a packet of each flow from Hangzhou to Shanghai; by source port, the link it arrived on. All must arrive.
-fn spread(rig: &Rig, [source, destination]: [IpAddr; 2]) -> BTreeMap<u16, usize> {
+fn spread(rig: &Rig, ends: [IpAddr; 2]) -> BTreeMap<u16, usize> {
+    spread_over(rig, LINKS, ends)
+}
+
+/// Sends a packet of each flow from Hangzhou to Shanghai; by source port, the link it arrived on. All must arrive. `names`:
+/// the connections or tunnels over the links.
+pub fn spread_over(rig: &Rig, names: [&str; 2], [source, destination]: [IpAddr; 2]) -> BTreeMap<u16, usize> {
     let sender = Wire::of_site(&rig.world, &HANGZHOU);
     let receivers = [0, 1].map(|link| Wire::of_link(&rig.world, &SHANGHAI, link));
     let before = rig.agent.status().unwrap();
@@ -44,12 +49,12 @@ fn spread(rig: &Rig, [source, destination]: [IpAddr; 2]) -> BTreeMap<u16, usize>
     let after = rig
         .agent
         .wait_for_status(WAIT, |status| {
-            LINKS.map(|name| status.since(&before, name, "tx_packets")).iter().sum::<u64>() >= sent
+            names.map(|name| status.since(&before, name, "tx_packets")).iter().sum::<u64>() >= sent
         })
         .unwrap();
     let mut links = BTreeMap::new();
     for (link, receiver) in receivers.iter().enumerate() {
-        for _ in 0..after.since(&before, LINKS[link], "tx_packets") {
+        for _ in 0..after.since(&before, names[link], "tx_packets") {
             let mut port = None;
             receiver
                 .socket
@@ -70,7 +75,7 @@ fn flow_of(frame: &[u8]) -> Option<u16> {
     (destination == PORT).then_some(source)
 }
 
-fn on_link(flows: &BTreeMap<u16, usize>, link: usize) -> usize {
+pub fn on_link(flows: &BTreeMap<u16, usize>, link: usize) -> usize {
     flows.values().filter(|on| **on == link).count()
 }
 
@@ -83,7 +88,7 @@ fn shares_are(status: &Status, expected: [f64; 2]) -> bool {
 }
 
 /// Both families: from Hangzhou, to Shanghai.
-fn ends() -> [[IpAddr; 2]; 2] {
+pub fn ends() -> [[IpAddr; 2]; 2] {
     [[HANGZHOU.host4().into(), SHANGHAI.host4().into()], [HANGZHOU.host6().into(), SHANGHAI.host6().into()]]
 }
 
@@ -229,7 +234,7 @@ fn returned_link_waits_for_up_delay_unless_alone_or_forced() {
 }
 
 /// Like [`spread`], with the first link's far end down, where no socket can listen.
-fn spread_on_second(rig: &Rig) -> usize {
+pub fn spread_on_second(rig: &Rig) -> usize {
     let sender = Wire::of_site(&rig.world, &HANGZHOU);
     let receiver = Wire::of_link(&rig.world, &SHANGHAI, 1);
     let [source, destination] = ends()[0];

@@ -7,6 +7,7 @@
 mod cases;
 mod certificates;
 mod driver;
+mod dual;
 mod dynamic;
 mod ended;
 mod failover;
@@ -58,6 +59,7 @@ fn main() -> ExitCode {
     };
     let cases = [
         driver::CASES,
+        dual::CASES,
         dynamic::CASES,
         cases::USERSPACE,
         failover::CASES,

@@ -59,6 +59,7 @@ pub fn scrape() -> Scrape {
     let shares = vec![("ningbo".to_owned(), 0.25), ("shanghai".to_owned(), 0.75)];
     let destinations = ["10.10.10.0/24", "fd00:10::/64"].map(|prefix| prefix.parse().unwrap()).to_vec();
     Scrape {
+        with_tunnels: Vec::new(),
         connections,
         vpc: Some(counters(4)),
         unattributed: counters(5),

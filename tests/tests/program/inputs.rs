@@ -59,6 +59,7 @@ pub fn inputs(world: &World) -> (Config, HostState, States) {
                 reference::MssClamp::Off => MssClamp::Off,
                 reference::MssClamp::Bytes(bytes) => MssClamp::Bytes(bytes),
             },
+            tunnel_weight: connection.tunnel_weight,
         };
         (connection.name.clone(), value)
     });

@@ -152,6 +152,7 @@ fn world(members: usize) -> World {
     });
     let any = "0.0.0.0/0".parse().expect("a prefix");
     let connection = |name: String, interface: u32, remotes: &[&str], number: usize| Connection {
+        tunnel_weight: None,
         name,
         segment: None,
         interface: format!("if{interface}"),

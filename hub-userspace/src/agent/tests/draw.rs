@@ -10,9 +10,16 @@ use std::{
 use ipnet::IpNet;
 use rand::{Rng as _, rngs::SmallRng, seq::IndexedRandom as _};
 
-use super::evaluate::Packet;
+use super::{
+    carriers::{carried, carriers, if_id},
+    evaluate::Packet,
+};
 use crate::{
-    config::{Config, model::Route, parse},
+    config::{
+        Config,
+        model::{Connection, Route},
+        parse,
+    },
     health::{HealthReport, Verdict},
     ipsec::vici::{
         event::{ChildSa, Outside},
@@ -29,9 +36,9 @@ pub const SITES: usize = 5;
 const VPC: u32 = 90;
 
 /// Interface names of connections: tunnels and Ethernet links, one without native XDP.
-const INTERFACES: [&str; 6] = ["tun0", "tun1", "veth0", "veth1", "nic0", "tun2"];
+pub const INTERFACES: [&str; 6] = ["tun0", "tun1", "veth0", "veth1", "nic0", "tun2"];
 
-fn is_ethernet(name: &str) -> bool {
+pub fn is_ethernet(name: &str) -> bool {
     !name.starts_with("tun")
 }
 
@@ -60,15 +67,20 @@ pub fn config(random: &mut SmallRng) -> Config {
             continue;
         }
         let interface = INTERFACES.choose(random).expect("there are some");
-        let peer = if is_ethernet(interface) { format!("peer = \"169.254.1.{}\"\n", 10 + site) } else { String::new() };
+        let has_ipsec = random.random_bool(0.4);
+        let carriers = carriers(random, interface);
+        let has_tunnels = carriers.len() > 1;
         // Connections on the same interface share no prefix.
-        let shared = if used.insert(interface) { ", \"10.200.0.0/16\"" } else { "" };
+        let is_first = carriers.iter().all(|carrier| !used.contains(carrier));
+        used.extend(carriers.iter().copied());
+        let shared = if is_first { ", \"10.200.0.0/16\"" } else { "" };
+        let carried = carried(random, site, &carriers, has_ipsec);
         let locals = ["[\"0.0.0.0/0\", \"::/0\"]", "[\"192.168.0.0/16\", \"10.0.0.0/8\", \"fd00::/8\"]"]
             .choose(random)
             .expect("there are some");
         write!(
             text,
-            "[connection.c{site}]\ncustomer_gateway = \"site\"\ninterface = \"{interface}\"\n{peer}local_cidrs = {locals}\n\
+            "[connection.c{site}]\ncustomer_gateway = \"site\"\n{carried}local_cidrs = {locals}\n\
              remote_cidrs = [\"10.{site}.0.0/16\", \"fd09:{site}::/48\"{shared}]\nsegment = \"{}\"\nenabled = {}\nreverse_path = \"{}\"\n\
              mss_clamp = {}\n",
             ["default", "s0", "s1"].choose(random).expect("there are some"),
@@ -90,12 +102,12 @@ pub fn config(random: &mut SmallRng) -> Config {
         if random.random_bool(0.3) {
             writeln!(text, "health_check = {{ source = \"192.168.0.1\", destination = \"10.{site}.0.1\" }}").unwrap();
         }
-        if random.random_bool(0.4) {
+        if has_ipsec {
             writeln!(text, "[connection.c{site}.ipsec]\npsk_file = \"/nowhere\"\nremote_id = \"c{site}\"").unwrap();
-            if !is_ethernet(interface) && random.random_bool(0.7) {
-                let number = INTERFACES.iter().position(|name| name == interface).expect("it is one of them") + 1;
+            if !carriers.iter().any(|carrier| is_ethernet(carrier)) && random.random_bool(0.7) {
+                let if_id = if has_tunnels { String::new() } else { format!("if_id = {}\n", if_id(interface)) };
                 let mtu = ["\"auto\"", "\"auto\"", "1400"].choose(random).expect("there are some");
-                writeln!(text, "if_id = {number}\ncreate_interface = true\ninterface_mtu = {mtu}").unwrap();
+                writeln!(text, "{if_id}create_interface = true\ninterface_mtu = {mtu}").unwrap();
             }
         }
         names.push((site, !shared.is_empty()));
@@ -179,7 +191,9 @@ pub fn reroute(random: &mut SmallRng, config: &Config) -> Config {
     }
     for part in 0..3 {
         let destination: IpNet = format!("10.200.{part}.0/24").parse().expect("a prefix");
-        for (name, connection) in &config.connections {
+        let connections: Vec<(String, Connection)> =
+            config.configured().map(|(name, members)| (name.to_owned(), members[0].1.clone())).collect();
+        for (name, connection) in &connections {
             let is_there = |route: &&Route| route.destination == destination && route.next_hop == *name;
             let may = connection.remote_cidrs.iter().any(|remote| remote.contains(&destination));
             if may && random.random_bool(0.3) && !config.routes.iter().any(|route| is_there(&route)) {
@@ -309,7 +323,7 @@ pub fn tunnels(random: &mut SmallRng) -> Arc<Tunnels> {
         });
     }
     let mut view = Tunnels { heard: true, ..Tunnels::default() };
-    for site in 0..SITES {
+    for (site, end) in (0..SITES).flat_map(|site| ["", "/a", "/b"].map(|end| (site, end))) {
         let mut tunnel = Tunnel::default();
         for id in 0..random.random_range(0..3) {
             let remote = ["10.{}.0.0/16", "10.{}.1.0/24[tcp/22]", "10.200.0.0/16", "0.0.0.0/0"];
@@ -325,7 +339,7 @@ pub fn tunnels(random: &mut SmallRng) -> Arc<Tunnels> {
                 ..ChildSa::default()
             });
         }
-        view.tunnels.insert(format!("c{site}"), Arc::new(tunnel));
+        view.tunnels.insert(format!("c{site}{end}"), Arc::new(tunnel));
     }
     Arc::new(view)
 }
@@ -352,7 +366,8 @@ pub fn health(random: &mut SmallRng) -> BTreeMap<String, HealthReport> {
         2 => Some(Verdict::Degraded { lost: 4, probes: 30 }),
         _ => Some(Verdict::Unhealthy { misses: 3, last_reply_age: None }),
     };
-    let name = format!("c{}", random.random_range(0..SITES));
+    let tunnel = ["", "/a", "/b"].choose(random).expect("there are some");
+    let name = format!("c{}{tunnel}", random.random_range(0..SITES));
     BTreeMap::from([(name, HealthReport { verdict, is_loss_known: random.random(), ..HealthReport::default() })])
 }
 

@@ -1,6 +1,7 @@
 //! Tests of the agent's steps on a simulated host: need neither root nor a kernel.
 
 mod canonical;
+mod carriers;
 mod draw;
 mod effect_order;
 mod evaluate;

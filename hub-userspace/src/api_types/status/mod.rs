@@ -3,6 +3,7 @@
 mod cpus;
 mod health;
 mod routes;
+mod tunnels;
 pub mod warning;
 mod without_agent;
 
@@ -51,7 +52,7 @@ pub struct Status {
     /// Number of CPUs that `cpus` omits.
     #[serde(default)]
     pub cpus_omitted: usize,
-    /// Ordered by name.
+    /// Ordered by name; tunnels are below their connection.
     pub connections: Vec<ConnectionStatus>,
     /// Routes of the files in file order, then those of the store, oldest first, then the learned ones that carry
     /// traffic, by destination.
@@ -237,6 +238,20 @@ pub struct ConnectionStatus {
     /// eight CPUs with most.
     #[serde(default)]
     pub cpu_packets: Vec<PacketsOfCpu>,
+    /// Its tunnels, ordered by name, each named `CONNECTION/TUNNEL`; empty if it has no `tunnels`. The connection has the
+    /// sums of their counters, and the best of their states.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tunnels: Vec<Self>,
+    /// Of a tunnel: its weight among those of the connection.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tunnel_weight: Option<u8>,
+}
+
+impl ConnectionStatus {
+    /// Its tunnels, or itself if it has none.
+    pub fn members(&self) -> &[Self] {
+        if self.tunnels.is_empty() { std::slice::from_ref(self) } else { &self.tunnels }
+    }
 }
 
 /// A connection's tunnel, as reported by strongSwan.
@@ -311,7 +326,7 @@ pub struct Attachment {
 }
 
 /// Packets and bytes (IP packet lengths) since the agent started.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Traffic {
     /// Received from it and admitted by its selectors.

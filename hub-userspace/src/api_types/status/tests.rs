@@ -71,6 +71,8 @@ struct Shape {
     types: BTreeMap<String, BTreeSet<String>>,
     /// Values of enumerations, and fields that are always present.
     others: BTreeSet<String>,
+    /// References on the way to the current schema. A tunnel is a connection, and has none itself.
+    open: Vec<String>,
 }
 
 impl Shape {
@@ -87,8 +89,13 @@ impl Shape {
     /// `is_certain`: the schema applies unconditionally, not as one of several alternatives.
     fn read(&mut self, root: &Value, schema: &Value, path: &str, is_certain: bool) {
         if let Some(reference) = schema["$ref"].as_str() {
+            if self.open.iter().any(|open| open == reference) {
+                return;
+            }
+            self.open.push(reference.to_owned());
             let place = reference.strip_prefix('#').and_then(|pointer| root.pointer(pointer));
             self.read(root, place.unwrap_or_else(|| panic!("no {reference}")), path, is_certain);
+            self.open.pop();
         }
         let types = match &schema["type"] {
             Value::Array(types) => types.clone(),

@@ -88,7 +88,7 @@ impl Model {
         self.taken = Some(now);
         self.problem = None;
         let mut old = std::mem::take(&mut self.connections);
-        for status in connections {
+        for status in connections.into_iter().flat_map(with_tunnels) {
             let name = clean(&status.name);
             let before = old.remove(&name);
             self.is_status_due |= before.as_ref().is_none_or(|before| shows(&before.status) != shows(&status));
@@ -147,6 +147,12 @@ impl Model {
             connection.drop_rates.clear();
         }
     }
+}
+
+/// A connection, and its tunnels as connections.
+fn with_tunnels(mut status: ConnectionStatus) -> impl Iterator<Item = ConnectionStatus> {
+    let tunnels = std::mem::take(&mut status.tunnels);
+    std::iter::once(status).chain(tunnels)
 }
 
 /// What of a connection may change shares.

@@ -8,7 +8,10 @@ use std::collections::{BTreeMap, HashMap};
 use ipnet::IpNet;
 
 use super::{
-    super::{diagnostic::Problem, model::Config, provenance::Origin, routes::Coverage, rules::unrouted, sites::Sites},
+    super::{
+        diagnostic::Problem, model::Config, provenance::Origin, routes::Coverage, rules::unrouted, sites::Sites,
+        tunnels::tunnel_of,
+    },
     policy_routes::PolicyIndex,
 };
 use crate::store::{RouteId, RouteKeys};
@@ -38,13 +41,15 @@ type ConfigRouteKey = (IpNet, ConnectionId);
 #[derive(Debug)]
 struct IndexedConnection {
     name: String,
-    customer_gateway: String,
+    /// Of its tunnels, if it has some.
+    customer_gateways: Vec<String>,
     /// Equal for all connections of a site.
     site: usize,
     /// As the hub sees it.
     first_remote: Option<IpNet>,
     coverage: Coverage,
-    enabled: bool,
+    /// The names of its tunnels.
+    tunnels: Vec<String>,
     /// Policy routes, too.
     routes: usize,
 }
@@ -60,22 +65,26 @@ pub(super) struct IndexedRoute {
 impl Index {
     pub fn of(config: &Config) -> Self {
         let sites = Sites::of(
-            config
-                .connections
-                .iter()
-                .map(|(name, connection)| (name.as_str(), Some(connection.customer_gateway.as_str()))),
+            config.configured().map(|(name, members)| {
+                (name, members.into_iter().map(|(_, connection)| connection.customer_gateway.as_str()))
+            }),
             config.routes.iter().map(|route| (route.destination, route.next_hop.as_str())),
         );
-        let connections = config.connections.iter().enumerate().map(|(index, (name, connection))| IndexedConnection {
-            name: name.clone(),
-            customer_gateway: connection.customer_gateway.clone(),
+        // What is read of the first member is equal in all.
+        let connections = config.configured().filter_map(|(name, members)| {
+            let (_, connection) = members.first()?;
+            Some((name, *connection, members))
+        });
+        let connections = connections.enumerate().map(|(index, (name, connection, members))| IndexedConnection {
+            name: name.to_owned(),
+            customer_gateways: members.iter().map(|(_, member)| member.customer_gateway.clone()).collect(),
+            tunnels: members.iter().filter_map(|(member, _)| tunnel_of(member)).map(str::to_owned).collect(),
             site: sites.site(index),
             first_remote: {
                 let translated = connection.translate.iter().next().map(|translation| translation.hub);
                 translated.or_else(|| connection.remote_cidrs.first().copied())
             },
             coverage: Coverage::of(connection.remote_cidrs.iter().copied(), connection.translate.clone()),
-            enabled: connection.enabled,
             routes: 0,
         });
         let mut index = Self {
@@ -83,7 +92,7 @@ impl Index {
             learns: config.learn.is_some(),
             vpc: config.vpc.iter().flat_map(|vpc| vpc.cidrs.iter().copied()).collect(),
             connections: connections.collect(),
-            by_name: config.connections.keys().cloned().zip(0..).collect(),
+            by_name: config.configured().map(|(name, _)| name.to_owned()).zip(0..).collect(),
             routes: BTreeMap::new(),
             links: HashMap::new(),
             policies: PolicyIndex::of(config),
@@ -111,15 +120,9 @@ impl Index {
         index
     }
 
-    /// Whether a connection is enabled; `None` if no connection of that name is in force.
-    pub fn is_enabled(&self, name: &str) -> Option<bool> {
-        self.by_name.get(name).map(|&id| self.connections[id as usize].enabled)
-    }
-
-    pub fn set_enabled(&mut self, name: &str, enabled: bool) {
-        if let Some(&id) = self.by_name.get(name) {
-            self.connections[id as usize].enabled = enabled;
-        }
+    /// The names of a connection's tunnels; empty if it has none. `None` if no connection of that name is in force.
+    pub fn tunnels(&self, name: &str) -> Option<&[String]> {
+        self.by_name.get(name).map(|&id| self.connections[id as usize].tunnels.as_slice())
     }
 
     pub fn connections(&self) -> impl Iterator<Item = &str> {
@@ -212,9 +215,9 @@ impl Index {
     fn splits_a_site(&self, destination: IpNet, id: ConnectionId) -> bool {
         let hops = self.hops(destination);
         let left: Vec<ConnectionId> = hops.iter().copied().filter(|&hop| hop != id).collect();
-        let gateway = |hop: ConnectionId| &self.connections[hop as usize].customer_gateway;
+        let gateways = |hop: ConnectionId| &self.connections[hop as usize].customer_gateways;
         links(destination, &hops).any(|(one, other)| {
-            gateway(one) != gateway(other)
+            !gateways(one).iter().any(|gateway| gateways(other).contains(gateway))
                 && self.links.get(&(one, other)).is_none_or(|&count| count <= 1)
                 && !links(destination, &left).any(|link| link == (one, other))
         })

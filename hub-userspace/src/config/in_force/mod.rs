@@ -50,7 +50,7 @@ pub struct InForce {
 pub enum ProposedChange {
     /// No effect on the configuration in force.
     Nothing,
-    /// Only routes or one connection's `enabled` differ: see [`Config::apply`].
+    /// Only routes or `enabled` of connections differ: see [`Config::apply`].
     Small(Difference),
     Whole(Box<Config>),
 }
@@ -74,7 +74,6 @@ pub struct ValidatedChange {
 enum Next {
     Nothing,
     Route(RouteId, Option<RouteKeys>),
-    Enabled(String, bool),
     Whole { index: Box<Index>, set_aside: Vec<(ObjectId, String)>, files: Option<Box<FileSet>> },
 }
 
@@ -116,8 +115,13 @@ impl InForce {
         let next_hops = self.objects.routes.keys().map(|(_, next_hop)| next_hop);
         let next_hops = next_hops.chain(self.objects.policy_routes.keys().map(|id| &id.next_hop));
         let routed: HashSet<String> = next_hops.map(|next_hop| format!("connection.{next_hop}")).collect();
-        let gateways =
-            self.objects.connections.values().filter_map(|stored| stored.value.get("customer_gateway")?.as_str());
+        let connections = self.objects.connections.values().map(|stored| &stored.value);
+        let gateways = connections.flat_map(|keys| {
+            let tunnels = keys.get("tunnels").and_then(Value::as_array).into_iter().flatten();
+            let gateways =
+                [keys.get("customer_gateway")].into_iter().chain(tunnels.map(|keys| keys.get("customer_gateway")));
+            gateways.filter_map(|name| name?.as_str())
+        });
         let used: HashSet<String> = gateways.map(|name| format!("customer_gateway.{name}")).collect();
         let is_good = |found: &Diagnostic| match found.message.as_str() {
             rules::UNROUTED => routed.contains(&found.path),
@@ -151,7 +155,6 @@ impl InForce {
         match proposal.next {
             Next::Nothing => {}
             Next::Route(id, keys) => self.index.put(&id, keys),
-            Next::Enabled(name, enabled) => self.index.set_enabled(&name, enabled),
             Next::Whole { index, set_aside, files } => {
                 self.index = *index;
                 self.set_aside = set_aside;

@@ -10,6 +10,7 @@ use super::{
         difference::{ChangedRoute, Difference},
         model::{DEFAULT_WEIGHT, Route},
         provenance::Origin,
+        tunnels::{connection_of, member_name, tunnel_of},
     },
     AddRoute, Admin, DeleteRoute, InForce, Next, ObjectChange, ProposeError, ProposedChange, PutMode, PutObject,
     SetRoute, ValidatedChange,
@@ -17,7 +18,7 @@ use super::{
     stored,
     unite::unite,
 };
-use crate::store::{Body, ObjectId, Op, RouteId, RouteKeys, Stored};
+use crate::store::{Body, Keys, ObjectId, Op, RouteId, RouteKeys, Stored};
 
 impl InForce {
     /// Validates a change without applying it.
@@ -154,8 +155,20 @@ impl InForce {
             return Err(ProposeError::Exists { id: id.clone() });
         }
         stored::candidate(id, &after).map_err(ProposeError::Refused)?;
+        let mut ops = self.states_of_gone_tunnels(id, &after);
         let number = stored.map_or(self.objects.next_number, |stored| stored.number);
-        self.whole(vec![Op::Put(id.clone(), Stored { number, value: Body::Table(after) })], id)
+        ops.push(Op::Put(id.clone(), Stored { number, value: Body::Table(after) }));
+        self.whole(ops, id)
+    }
+
+    /// Removes the administrative states of tunnels that a connection with these keys does not have.
+    fn states_of_gone_tunnels(&self, id: &ObjectId, keys: &Keys) -> Vec<Op> {
+        let ObjectId::Connection(connection) = id else { return Vec::new() };
+        let tunnels = keys.get("tunnels").and_then(Value::as_array).into_iter().flatten();
+        let tunnels: HashSet<&str> = tunnels.filter_map(|keys| keys.get("name")?.as_str()).collect();
+        let of_it = self.objects.admin.keys().filter(|name| connection_of(name) == connection);
+        let gone = of_it.filter(|name| tunnel_of(name).is_some_and(|tunnel| !tunnels.contains(tunnel)));
+        gone.map(|name| Op::Admin(name.clone(), None)).collect()
     }
 
     fn delete(&self, id: &ObjectId) -> Result<ValidatedChange, ProposeError> {
@@ -170,34 +183,59 @@ impl InForce {
         }
         let mut ops = vec![Op::Delete(id.clone())];
         if let ObjectId::Connection(name) = id
-            && self.objects.admin.contains_key(name)
             && self.files.provenance().connection(name) == Origin::Store
         {
-            ops.push(Op::Admin(name.clone(), None));
+            let of_it = self.objects.admin.keys().filter(|other| connection_of(other) == name);
+            ops.extend(of_it.map(|name| Op::Admin(name.clone(), None)));
         }
         self.whole(ops, id)
     }
 
+    /// `admin.connection` is the name of a connection or of one of its tunnels. A tunnel is up if both are.
     fn admin(&self, admin: &Admin) -> Result<ValidatedChange, ProposeError> {
-        let Admin { connection, up } = admin;
-        let id = ObjectId::Connection(connection.clone());
-        let stored = self.objects.admin.get(connection).copied();
-        let own = self.own_enabled(connection).ok_or_else(|| self.unknown_connection(connection))?;
-        let enabled = self.index.is_enabled(connection);
-        if stored.unwrap_or(own) == *up {
-            return Ok(nothing(&id));
+        let Admin { connection: name, up } = admin;
+        let id = ObjectId::Connection(name.clone());
+        let connection = connection_of(name);
+        let unknown = || self.unknown_connection(name);
+        let defined = self.own_enabled(connection).ok_or_else(unknown)?;
+        let tunnels = self.index.tunnels(connection);
+        let own = match tunnel_of(name) {
+            None => defined,
+            Some(tunnel) if tunnels.is_some_and(|tunnels| tunnels.iter().any(|other| other == tunnel)) => true,
+            Some(_) => return Err(unknown()),
+        };
+        let state = |name: &str, own: bool| self.objects.admin.get(name).copied().unwrap_or(own);
+        let is_connection_up = state(connection, defined);
+        let mut warnings = Vec::new();
+        if *up && name != connection && !is_connection_up {
+            let help = format!("bring it up, too, with `vpnhub connection up {connection}`");
+            warnings.push(format!("connection {connection} is down, so its tunnels are: {help}"));
+        }
+        if state(name, own) == *up {
+            return Ok(ValidatedChange { warnings, ..nothing(&id) });
         }
         // No override is stored if the definition has the same state.
-        let op = Op::Admin(connection.clone(), (own != *up).then_some(*up));
-        let state = |up: bool| json!(if up { "up" } else { "down" });
-        let mut proposal = match enabled {
-            Some(_) => {
-                let mut difference = Difference::default();
-                difference.connections.changed.insert(connection.clone(), vec!["enabled".to_owned()]);
-                self.small(difference, vec![op], Vec::new(), &id, Next::Enabled(connection.clone(), *up))
+        let op = Op::Admin(name.clone(), (own != *up).then_some(*up));
+        // The members whose state differs.
+        let changed: Vec<String> = match (tunnels, name == connection) {
+            (None, _) => Vec::new(),
+            (Some([]), _) => vec![name.clone()],
+            (Some(_), false) => Vec::from_iter(is_connection_up.then(|| name.clone())),
+            (Some(tunnels), true) => {
+                let members = tunnels.iter().map(|tunnel| member_name(connection, tunnel));
+                members.filter(|member| state(member, true)).collect()
             }
-            None => ValidatedChange { ops: vec![op], ..nothing(&id) },
         };
+        let mut proposal = match changed.is_empty() {
+            false => {
+                let mut difference = Difference::default();
+                let enabled = |member| (member, vec!["enabled".to_owned()]);
+                difference.connections.changed.extend(changed.into_iter().map(enabled));
+                self.small(difference, vec![op], warnings, &id, Next::Nothing)
+            }
+            true => ValidatedChange { ops: vec![op], warnings, ..nothing(&id) },
+        };
+        let state = |up: bool| json!(if up { "up" } else { "down" });
         (proposal.before, proposal.after) = (state(!up), state(*up));
         Ok(proposal)
     }
@@ -299,11 +337,16 @@ impl InForce {
     }
 
     pub(super) fn require_connection(&self, name: &str) -> Result<(), ProposeError> {
-        self.index.is_enabled(name).map(|_| ()).ok_or_else(|| self.unknown_connection(name))
+        self.index.tunnels(name).map(|_| ()).ok_or_else(|| self.unknown_connection(name))
     }
 
     fn unknown_connection(&self, name: &str) -> ProposeError {
-        let known = self.index.connections().map(str::to_owned).collect();
+        let connection = connection_of(name);
+        let tunnels = self.index.tunnels(connection).filter(|tunnels| !tunnels.is_empty());
+        let known = match tunnels {
+            Some(tunnels) => tunnels.iter().map(|tunnel| member_name(connection, tunnel)).collect(),
+            None => self.index.connections().map(str::to_owned).collect(),
+        };
         ProposeError::Unknown { kind: "connection", name: name.to_owned(), known }
     }
 

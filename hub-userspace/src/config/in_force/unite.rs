@@ -100,10 +100,9 @@ pub(super) fn unite(files: &FileSet, objects: &Objects) -> Option<United> {
     set_aside.sort();
     provenance.set_aside = set_aside.iter().map(shown).collect();
     let mut config = draft.into_config(provenance)?;
+    // A connection comes before its tunnels.
     for (name, up) in &objects.admin {
-        if let Some(connection) = config.connections.get_mut(name) {
-            connection.enabled = *up;
-        }
+        config.set_enabled(name, *up);
     }
     Some(United { config, set_aside, warnings })
 }

@@ -27,8 +27,9 @@ pub use self::{
     validity::{Invalid, invalid_certificate},
 };
 pub(super) use self::{
-    draft::{EspDraft, IkeDraft, IpsecDraft},
-    rules::{Files, validate},
+    draft::{EspDraft, IdentityDraft, IkeDraft, IpsecDraft},
+    read::{STARTS, identity},
+    rules::{Files, identities, validate},
 };
 
 /// Default proposals of a connection: the first is preferred, the second is for devices without AES-GCM.

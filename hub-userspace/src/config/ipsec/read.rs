@@ -40,7 +40,7 @@ const KEYS: &[&str] = &[
 ];
 const IKE_KEYS: &[&str] = &["version", "mode", "proposals", "lifetime"];
 const ESP_KEYS: &[&str] = &["proposals", "lifetime", "pfs", "per_cpu_sas"];
-const STARTS: [(&str, StartAction); 3] =
+pub(in crate::config) const STARTS: [(&str, StartAction); 3] =
     [("trap", StartAction::Trap), ("start", StartAction::Start), ("none", StartAction::None)];
 const MODES: [(&str, IkeV1Mode); 2] = [("main", IkeV1Mode::Main), ("aggressive", IkeV1Mode::Aggressive)];
 /// `IKEv1` does not use AEAD algorithms to protect its own messages.
@@ -48,7 +48,13 @@ const DEFAULT_IKEV1_PROPOSALS: [&str; 2] = ["aes256-sha384-ecp384", "aes256-sha2
 const PSK_FILE: &str = "\"/etc/vpnhub/NAME.psk\"";
 
 impl SectionReader<'_, '_> {
-    pub(in crate::config) fn ipsec<'a>(&mut self, table: &'a Spanned<DeValue<'a>>, path: String) -> Option<IpsecDraft> {
+    /// `has_tunnels`: each tunnel of the connection has an `if_id`.
+    pub(in crate::config) fn ipsec<'a>(
+        &mut self,
+        table: &'a Spanned<DeValue<'a>>,
+        path: String,
+        has_tunnels: bool,
+    ) -> Option<IpsecDraft> {
         let shape = format!("[{path}] with psk_file = {PSK_FILE}");
         let section = self.open(table, path, KEYS, &shape)?;
         let auth_sound = self.check_auth(&section);
@@ -74,7 +80,7 @@ impl SectionReader<'_, '_> {
             ike: None,
             esp: None,
         };
-        self.check_interface(&section, &draft);
+        self.check_interface(&section, &draft, has_tunnels);
         draft.ike = self.ike(&section);
         draft.esp = self.esp(&section);
         self.check_weak(&section, &draft);
@@ -82,9 +88,9 @@ impl SectionReader<'_, '_> {
     }
 
     /// Only xfrm interfaces are created.
-    fn check_interface(&mut self, section: &Section<'_>, draft: &IpsecDraft) {
+    fn check_interface(&mut self, section: &Section<'_>, draft: &IpsecDraft, has_tunnels: bool) {
         let Some(create) = draft.create_interface else { return };
-        if create.value && section.lacks("if_id") {
+        if create.value && section.lacks("if_id") && !has_tunnels {
             let problem = Problem::new("an xfrm interface needs an if_id");
             let help = "add if_id = 10, a number that no other interface has";
             self.report.error(create.at, section.path_of("create_interface"), problem.help(help));
@@ -261,7 +267,11 @@ impl SectionReader<'_, '_> {
     }
 }
 
-fn identity(section: &Section<'_>, key: &'static str, report: &mut DiagnosticReport<'_>) -> IdentityDraft {
+pub(in crate::config) fn identity(
+    section: &Section<'_>,
+    key: &'static str,
+    report: &mut DiagnosticReport<'_>,
+) -> IdentityDraft {
     match section.optional(key, report, |value| value::string(value).and_then(Identity::of)) {
         Some(identity) => IdentityDraft::Read(identity.value),
         None if section.get(key).is_some() => IdentityDraft::Wrong,

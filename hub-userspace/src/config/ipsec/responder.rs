@@ -15,6 +15,7 @@ use super::{
         diagnostic::{DiagnosticReport, Located, Problem, join, quoted},
         draft::{ConnectionDraft, Draft},
         model::SelectorSource,
+        tunnels::connection_of,
     },
     IkeV1Mode, IpsecDraft, StartAction,
     rules::{IdPair, Sites, identities, ipsec_path, site_of, with_ipsec},
@@ -124,6 +125,10 @@ fn check_distinct(draft: &Draft, sites: &Sites<'_>, report: &mut DiagnosticRepor
             first.insert(presented, connection);
             continue;
         };
+        // Tunnels of one connection are reported already.
+        if connection.of_tunnel.is_some() && connection_of(&connection.name.value) == connection_of(&other.name.value) {
+            continue;
+        }
         let place = report.place(ipsec.at, other.name.at);
         let problem = Problem::new(format!(
             "a site that begins as {} cannot be told from that of connection {} ({place})",

@@ -32,6 +32,7 @@ pub enum Files {
 }
 
 pub fn validate(draft: &Draft, files: Files, report: &mut DiagnosticReport<'_>) {
+    let draft = &*draft.with_members();
     let sites = draft.sites();
     check_local_ids(draft, report);
     check_identities(draft, &sites, report);
@@ -44,10 +45,10 @@ pub fn validate(draft: &Draft, files: Files, report: &mut DiagnosticReport<'_>) 
 }
 
 /// The addresses of customer gateways, by name.
-pub(super) type Sites<'d> = HashMap<&'d str, &'d Located<SiteAddress>>;
+pub type Sites<'d> = HashMap<&'d str, &'d Located<SiteAddress>>;
 
 /// The identities of hub and site.
-pub(super) type IdPair = (Identity, Identity);
+pub type IdPair = (Identity, Identity);
 
 /// The address of a connection's customer gateway.
 pub(super) fn site_of<'d>(sites: &Sites<'d>, connection: &ConnectionDraft) -> Option<&'d Located<SiteAddress>> {
@@ -75,7 +76,7 @@ fn check_local_ids(draft: &Draft, report: &mut DiagnosticReport<'_>) {
 }
 
 /// The identities of hub and site, if both are known.
-pub(super) fn identities(
+pub fn identities(
     draft: &Draft,
     sites: &Sites<'_>,
     connection: &ConnectionDraft,

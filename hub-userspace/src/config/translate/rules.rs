@@ -13,13 +13,17 @@ use super::{
     MOST_PARTS, TRANSLATIONS_PER_INTERFACE, Translation, TranslationDraft, Translations,
 };
 
-pub(in crate::config) fn validate(draft: &Draft, report: &mut DiagnosticReport<'_>) {
-    check_numbers(draft, report);
+/// `members`: the draft with a connection for each tunnel.
+pub(in crate::config) fn validate(draft: &Draft, members: &Draft, report: &mut DiagnosticReport<'_>) {
+    check_numbers(members, report);
     for connection in draft.connections.iter().filter(|connection| !connection.translate.items.is_empty()) {
         // Too many, or invalid by themselves: reported already.
         let Some(translations) = connection.translate.translations() else { continue };
         check_overlaps(connection, report);
         check_remotes(connection, &translations, report);
+    }
+    for connection in members.connections.iter().filter(|connection| !connection.translate.items.is_empty()) {
+        let Some(translations) = connection.translate.translations() else { continue };
         check_peer(connection, report);
         check_health_check(connection, &translations, report);
     }

@@ -18,6 +18,7 @@ const DELAY: Duration = Duration::from_secs(2);
 
 fn connection(enabled: bool) -> Connection {
     Connection {
+        tunnel_weight: None,
         customer_gateway: "site".into(),
         segment: "default".into(),
         enabled,

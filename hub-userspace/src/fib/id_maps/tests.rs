@@ -7,7 +7,7 @@ use crate::{
 };
 
 fn members(weights: &[(&str, u8)]) -> Arc<Members> {
-    Arc::new(weights.iter().map(|(name, weight)| ((*name).to_owned(), *weight)).collect())
+    Arc::new(weights.iter().map(|(name, weight)| ((*name).to_owned(), (*weight).into())).collect())
 }
 
 /// Compiles groups with all members up, each with its predecessor.
@@ -28,7 +28,7 @@ fn round_without(
         let active: Vec<(Member, u32)> = members
             .iter()
             .filter(|(name, _)| *name != down)
-            .map(|(name, weight)| (member(name), u32::from(*weight)))
+            .map(|(name, weight)| (member(name), u32::from(weight.route)))
             .collect();
         layout.shared(members, &active, *predecessor).unwrap().owners.to_vec()
     });

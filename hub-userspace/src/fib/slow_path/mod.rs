@@ -27,7 +27,10 @@ use crate::{
         BACKSTOP_METRIC, Family, INTERNAL_METRIC, KernelNeighbour, KernelNextHop, Link, MAIN_TABLE, METRIC,
         RouteAction, RouteKey,
     },
-    routing::rib::{self, Members, Rib, Target},
+    routing::{
+        members::kernel_weights,
+        rib::{self, Members, Rib, Target},
+    },
 };
 
 pub use self::{
@@ -154,15 +157,15 @@ fn entries(
 /// traffic and have an interface that is up. `None` without any. In the kernel's canonical form.
 pub fn action(inputs: Inputs<'_>, sources: &Sources, members: &Members, family: Family) -> Option<RouteAction> {
     let active = rib::active(members, inputs.states);
-    let hop = |(name, part): (&str, u32)| {
+    let hop = |((name, _), weight): ((&str, u32), u8)| {
         let connection = &inputs.config.connections[name];
         let link = inputs.host.link(&connection.interface).filter(|link| link.is_up())?;
         let via = via(connection, link, family);
-        let weight = u8::try_from(part).unwrap_or(u8::MAX);
         Some(KernelNextHop { ifindex: link.index, via, onlink: via.is_some(), weight })
     };
     let source = sources.of_members(inputs, active.iter().map(|(name, _)| *name), family);
-    let next_hops: Vec<KernelNextHop> = active.into_iter().filter_map(hop).collect();
+    let weights = kernel_weights(&active);
+    let next_hops: Vec<KernelNextHop> = active.into_iter().zip(weights).filter_map(hop).collect();
     (!next_hops.is_empty()).then(|| RouteAction::Unicast { next_hops, source }.normalised())
 }
 

@@ -49,7 +49,7 @@ fn all_up() -> States {
 }
 
 fn members(of: &[(&str, u8)]) -> Members {
-    of.iter().map(|(name, weight)| ((*name).to_owned(), *weight)).collect()
+    of.iter().map(|(name, weight)| ((*name).to_owned(), (*weight).into())).collect()
 }
 
 fn hop(ifindex: u32, via: Option<&str>, weight: u8) -> KernelNextHop {

@@ -86,11 +86,14 @@ pub static FAMILIES: [Family; 41] = [
         .by(&["version"])
     },
     Family::gauge("vpnhub_connection_up", "1 if the connection is up: negotiated and healthy.", |scrape, out| {
-        each(scrape, |found| out.gauge(&found.label(), found.is_up.into()))
+        each(scrape, |found| out.gauge(&found.label(), found.is_up.into()))?;
+        scrape.with_tunnels.iter().try_for_each(|found| out.gauge(&[("connection", &found.name)], found.is_up.into()))
     })
     .of_connection(),
     Family::gauge("vpnhub_connection_admin_up", "0 if the connection is administratively down.", |scrape, out| {
-        each(scrape, |found| out.gauge(&found.label(), found.is_admin_up.into()))
+        each(scrape, |found| out.gauge(&found.label(), found.is_admin_up.into()))?;
+        let all = &scrape.with_tunnels;
+        all.iter().try_for_each(|found| out.gauge(&[("connection", &found.name)], found.is_admin_up.into()))
     })
     .of_connection(),
     Family::counter("vpnhub_connection_state_changes", "Changes of the connection's state.", |scrape, out| {
@@ -201,7 +204,9 @@ pub static FAMILIES: [Family; 41] = [
         |scrape, out| {
             each(scrape, |found| {
                 found.refused_routes.iter().try_for_each(|count| out.gauge(&found.label(), *count as u64))
-            })
+            })?;
+            let mut all = scrape.with_tunnels.iter().filter_map(|found| Some((&found.name, found.refused_routes?)));
+            all.try_for_each(|(name, count)| out.gauge(&[("connection", name)], count as u64))
         },
     )
     .of_connection(),

@@ -18,6 +18,7 @@ use crate::{connection::state::Health, datapath::Counters};
 pub struct Scrape {
     /// All configured ones, whether or not they are up.
     pub connections: Vec<ConnectionScrape>,
+    pub with_tunnels: Vec<WithTunnelsScrape>,
     /// Counters of the VPC side; `None` without one.
     pub vpc: Option<Counters>,
     /// Counters of packets without an attributable connection.
@@ -56,6 +57,18 @@ pub struct ConnectionScrape {
     /// `None` without a health check.
     pub health: Option<HealthScrape>,
     /// Number of refused learned routes; `None` without `[learn]`.
+    pub refused_routes: Option<usize>,
+}
+
+/// A connection with tunnels, which [`Scrape::connections`] has one by one.
+#[derive(Debug)]
+pub struct WithTunnelsScrape {
+    pub name: String,
+    /// One of its tunnels is.
+    pub is_up: bool,
+    /// One of its tunnels is.
+    pub is_admin_up: bool,
+    /// `None` without `[learn]`.
     pub refused_routes: Option<usize>,
 }
 

@@ -27,7 +27,7 @@ use self::{
 use crate::{
     config::{Config, difference::Routes, model::DEFAULT_WEIGHT},
     kernel::netlink::{HostState, KernelHop, KernelHops, TableChanges},
-    routing::rib::{Members, Rib},
+    routing::rib::{NextHops, Rib},
 };
 
 /// Prefixes that no site may take over.
@@ -286,7 +286,7 @@ impl LearnedRoutes {
         let (most, mut over) = (*max_per_connection, Vec::new());
         let Some(entry) = entries.get_mut(&prefix) else { return };
         let members = if rib.configured_around(prefix).is_some() {
-            Members::new()
+            NextHops::new()
         } else {
             let admitted = entry.candidates.iter().filter(|(name, _)| has_place(quotas, name, entry.number));
             admitted.map(|(name, weight)| (name.to_string(), *weight)).collect()

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt, net::IpAddr, sync::Arc};
 use ipnet::IpNet;
 
 use crate::{
-    config::{self, Config, model::Connection, translate::Translations},
+    config::{self, Config, model::Connection, translate::Translations, tunnels::connection_of},
     kernel::netlink::{HostState, KernelHop},
     routing::rib::Rib,
 };
@@ -76,9 +76,10 @@ impl fmt::Display for Refusal {
     }
 }
 
-/// What the rules need to know about a connection.
+/// What the rules need to know about a connection, or one of its tunnels.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Candidate {
+    /// The connection's, whichever tunnel the route leads to.
     pub name: Arc<str>,
     peer: Option<IpAddr>,
     customer_gateway: String,
@@ -88,7 +89,7 @@ pub struct Candidate {
 impl Candidate {
     fn of(name: &str, connection: &Connection) -> Self {
         Self {
-            name: name.into(),
+            name: connection_of(name).into(),
             peer: connection.peer,
             customer_gateway: connection.customer_gateway.clone(),
             translations: connection.translate.clone(),
@@ -175,7 +176,8 @@ pub fn broken(
     // A default prefix contains everything and conflicts with nothing, as in the configuration.
     let (around, members) = rib.configured_around(prefix).filter(|(around, _)| around.prefix_len() != 0)?;
     let gateway = |name: &String| config.connections.get(name).map(|found| &found.customer_gateway);
-    let is_own = |name: &String| **name == *candidate.name || gateway(name) == Some(&candidate.customer_gateway);
+    let is_own =
+        |name: &String| connection_of(name) == &*candidate.name || gateway(name) == Some(&candidate.customer_gateway);
     let other = members.keys().next()?;
-    (!members.keys().any(is_own)).then(|| Refusal::OtherSite(around, other.clone()))
+    (!members.keys().any(is_own)).then(|| Refusal::OtherSite(around, connection_of(other).to_owned()))
 }

@@ -115,7 +115,7 @@ impl Hub {
     fn members(&self, prefix: &str) -> Vec<(String, u8)> {
         match self.rib.target(net(prefix)) {
             Some(crate::routing::rib::Target::Connections(members)) if self.rib.is_learned(net(prefix)) => {
-                members.iter().map(|(name, weight)| (name.clone(), *weight)).collect()
+                members.iter().map(|(name, weight)| (name.clone(), weight.route)).collect()
             }
             _ => Vec::new(),
         }

@@ -16,6 +16,7 @@ use ipnet::IpNet;
 use prefix_trie::joint::JointPrefixMap;
 
 use self::own::own;
+pub use super::members::{Members, NextHops, active, share_of};
 
 use crate::{
     config::{
@@ -23,19 +24,14 @@ use crate::{
         model::{Config, Route},
         policy_routes::PolicyRoute,
     },
-    connection::{
-        affected::Affected,
-        state::{State, States},
-    },
+    connection::{affected::Affected, state::States},
     kernel::netlink::{Family, HostState},
     routing::{
         groups::{AffectedGroups, Groups},
+        members::{Tunnels, next_hops, remove},
         policies::Policies,
     },
 };
-
-/// The next hops of a destination: connections by name, with their weights.
-pub type Members = BTreeMap<String, u8>;
 
 /// Where a destination's packets go.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,7 +40,7 @@ pub enum Target {
     Hub,
     /// The VPC side: through a router there, or directly on the link.
     Vpc { gateway: Option<IpAddr> },
-    /// Connections. Destinations with the same members share the set.
+    /// Connections, or tunnels of them. Destinations with the same members share the set.
     Connections(Arc<Members>),
 }
 
@@ -55,8 +51,10 @@ pub enum Target {
 #[derive(Debug, Clone, Default)]
 pub struct Rib {
     routes: JointPrefixMap<IpNet, Routed>,
-    /// Members of learned routes, in use where a destination has no configured route.
-    learned: HashMap<IpNet, Members>,
+    /// Next hops of learned routes, in use where a destination has no configured route.
+    learned: HashMap<IpNet, NextHops>,
+    /// As of the last [`Rib::follow`].
+    tunnels: Tunnels,
     /// The hub's own addresses and the VPC's prefixes.
     own: BTreeMap<IpNet, Target>,
     policies: Policies,
@@ -78,7 +76,7 @@ struct Routed {
 
 impl Rib {
     pub fn build(config: &Config, host: &HostState) -> Self {
-        let mut rib = Self::default();
+        let mut rib = Self { tunnels: Tunnels::of(config), ..Self::default() };
         config.routes.iter().for_each(|route| rib.add(route));
         rib.follow(config, host);
         rib
@@ -90,8 +88,9 @@ impl Rib {
 
     /// Replaces all policy routes.
     fn set_policies(&mut self, routes: &[PolicyRoute]) {
-        let Self { policies, groups, predecessors, .. } = self;
-        let new = Policies::of(routes, |key, members| {
+        let Self { policies, groups, predecessors, tunnels, .. } = self;
+        let new = Policies::of(routes, |key, next_hops| {
+            let members = tunnels.expand(&next_hops);
             let members = groups.join_policy(members);
             if let Some(before) = policies.members(&key).filter(|before| **before != members) {
                 predecessors.entry(Arc::clone(&members)).or_insert_with(|| Arc::clone(before));
@@ -114,12 +113,19 @@ impl Rib {
 
     /// Whether [`Self::follow`] would change anything.
     pub fn is_behind(&self, config: &Config, host: &HostState) -> bool {
-        self.own != own(config.vpc.as_ref(), host) || !self.policies.are(&config.policy_routes)
+        self.own != own(config.vpc.as_ref(), host)
+            || !self.policies.are(&config.policy_routes)
+            || self.tunnels != Tunnels::of(config)
     }
 
-    /// Updates the policy routes and the hub's own destinations: its addresses, and the VPC's prefixes with the host's
+    /// Updates the tunnels of connections, the policy routes and the hub's own destinations: its addresses, and the VPC's prefixes with the host's
     /// gateways to them.
     pub fn follow(&mut self, config: &Config, host: &HostState) {
+        let tunnels = Tunnels::of(config);
+        if tunnels != self.tunnels {
+            self.set_tunnels(tunnels);
+            self.set_policies(&config.policy_routes);
+        }
         if !self.policies.are(&config.policy_routes) {
             self.set_policies(&config.policy_routes);
         }
@@ -130,6 +136,22 @@ impl Rib {
             self.touch(destination);
         }
         self.own = own;
+    }
+
+    /// Gives the routes to connections with other tunnels than before their new members.
+    fn set_tunnels(&mut self, tunnels: Tunnels) {
+        let before = mem::replace(&mut self.tunnels, tunnels);
+        let changed: Vec<String> = before.differing(&self.tunnels).cloned().collect();
+        let mut destinations = BTreeSet::new();
+        for connection in &changed {
+            // A new one may have routes already, as a connection without tunnels.
+            for member in before.members(connection).chain([connection]) {
+                destinations.extend(self.groups.of(member).flat_map(|members| self.groups.destinations(members)));
+            }
+        }
+        for destination in destinations {
+            self.alter(destination, |tunnels, members, _| *members = tunnels.expand(&next_hops(members)));
+        }
     }
 
     /// The target of a destination; `None` if there is no route to exactly this prefix.
@@ -155,7 +177,7 @@ impl Rib {
     }
 
     /// The learned routes that carry traffic, by destination.
-    pub fn learned(&self) -> Vec<(IpNet, &Members)> {
+    pub fn learned(&self) -> Vec<(IpNet, &NextHops)> {
         let in_force = self.learned.iter().filter(|(destination, _)| self.is_learned(**destination));
         let mut learned: Vec<_> = in_force.map(|(destination, members)| (*destination, members)).collect();
         learned.sort_unstable_by_key(|(destination, _)| *destination);
@@ -164,7 +186,7 @@ impl Rib {
 
     /// Number of next hops of all learned routes that carry traffic.
     pub fn learned_count(&self) -> usize {
-        self.learned.values().map(Members::len).sum()
+        self.learned.values().map(NextHops::len).sum()
     }
 
     /// The longest prefix with configured routes that contains this one or equals it, and its members.
@@ -173,27 +195,27 @@ impl Rib {
         around.last().map(|(prefix, routed)| (prefix, &routed.members))
     }
 
-    /// Sets the members of a destination's learned routes; empty for none. Configured routes of the destination come
+    /// Sets the next hops of a destination's learned routes; empty for none. Configured routes of the destination come
     /// first.
-    pub fn set_learned(&mut self, destination: IpNet, members: Members) {
+    pub fn set_learned(&mut self, destination: IpNet, next_hops: NextHops) {
         let old = self.routes.get(&destination);
-        if old.is_some_and(|old| old.is_learned && *old.members == members) {
+        if old.is_some_and(|old| old.is_learned) && self.learned.get(&destination) == Some(&next_hops) {
             return;
         }
         let is_configured = old.is_some_and(|old| !old.is_learned);
-        match members.is_empty() {
+        match next_hops.is_empty() {
             true => _ = self.learned.remove(&destination),
-            false => _ = self.learned.insert(destination, members),
+            false => _ = self.learned.insert(destination, next_hops),
         }
         if !is_configured && (old.is_some() || self.learned.contains_key(&destination)) {
-            self.alter(destination, |_, _| ());
+            self.alter(destination, |_, _, _| ());
         }
     }
 
-    /// Takes these connections out of all learned routes. Returns the members before, for [`Self::set_learned`].
-    pub fn take_out_of_learned(&mut self, connections: &BTreeSet<String>) -> Vec<(IpNet, Members)> {
-        let concerned = |members: &Members| connections.iter().any(|name| members.contains_key(name));
-        let before: Vec<(IpNet, Members)> = self
+    /// Takes these connections out of all learned routes. Returns the next hops before, for [`Self::set_learned`].
+    pub fn take_out_of_learned(&mut self, connections: &BTreeSet<String>) -> Vec<(IpNet, NextHops)> {
+        let concerned = |members: &NextHops| connections.iter().any(|name| members.contains_key(name));
+        let before: Vec<(IpNet, NextHops)> = self
             .learned
             .iter()
             .filter(|(_, members)| concerned(members))
@@ -288,39 +310,40 @@ impl Rib {
     }
 
     fn add(&mut self, route: &Route) {
-        self.alter(route.destination, |members, published| {
-            members.insert(route.next_hop.clone(), route.weight);
+        self.alter(route.destination, |tunnels, members, published| {
+            tunnels.insert(members, &route.next_hop, route.weight);
             *published += usize::from(route.publish);
         });
     }
 
     fn remove(&mut self, route: &Route) {
-        self.alter(route.destination, |members, published| {
-            members.remove(&route.next_hop);
+        self.alter(route.destination, |_, members, published| {
+            remove(members, &route.next_hop);
             *published = published.saturating_sub(usize::from(route.publish));
         });
     }
 
     /// In one step: the destination is never without a route.
     fn replace(&mut self, from: &Route, to: &Route) {
-        self.alter(to.destination, |members, published| {
-            members.remove(&from.next_hop);
-            members.insert(to.next_hop.clone(), to.weight);
+        self.alter(to.destination, |tunnels, members, published| {
+            remove(members, &from.next_hop);
+            tunnels.insert(members, &to.next_hop, to.weight);
             *published = (*published + usize::from(to.publish)).saturating_sub(usize::from(from.publish));
         });
     }
 
-    fn alter(&mut self, destination: IpNet, change: impl FnOnce(&mut Members, &mut usize)) {
+    /// Changes the members of a destination's configured routes, and how many of them are published.
+    fn alter(&mut self, destination: IpNet, change: impl FnOnce(&Tunnels, &mut Members, &mut usize)) {
         let before = self.touch(destination);
         let old = self.routes.remove(&destination);
         let configured = old.as_ref().filter(|routed| !routed.is_learned);
         let (mut members, mut published) =
             configured.map_or_else(Default::default, |routed| (Members::clone(&routed.members), routed.published));
-        change(&mut members, &mut published);
+        change(&self.tunnels, &mut members, &mut published);
         let learned = if members.is_empty() { self.learned.get(&destination) } else { None };
         let is_learned = learned.is_some();
         if let Some(learned) = learned {
-            members.clone_from(learned);
+            members = self.tunnels.expand(learned);
         }
         if let Some(old) = old.filter(|old| *old.members != members) {
             self.groups.leave(&old.members, destination);
@@ -341,46 +364,12 @@ impl Rib {
     }
 }
 
-/// The members that carry a destination's traffic now, with their shares of it, in order of their names.
-///
-/// Members with a weight above 0 that are up share the traffic in proportion to their weights. If none is up, the
-/// members of weight 0 that are up share it evenly. If none at all is up, the same applies to [`State::Degraded`], and
-/// then to [`State::HoldDown`]: those probably work. Otherwise all members with a weight above 0 share it, because traffic must reach the tunnel to
-/// trigger negotiation. Never falls through to a shorter prefix.
-pub fn active<'a>(members: &'a Members, states: &States) -> Vec<(&'a str, u32)> {
-    let pick = |weighted: bool, usable: &[State]| {
-        members
-            .iter()
-            .filter(|(name, weight)| {
-                let state = states.get(*name).copied().unwrap_or(State::Down);
-                (**weight > 0) == weighted && usable.contains(&state)
-            })
-            .map(|(name, weight)| (name.as_str(), if weighted { u32::from(*weight) } else { 1 }))
-            .collect::<Vec<_>>()
-    };
-    let any = [State::Up, State::Degraded, State::HoldDown, State::Down, State::AdminDown];
-    let levels: [&[State]; 4] = [&[State::Up], &[State::Degraded], &[State::HoldDown], &any];
-    levels
-        .into_iter()
-        .flat_map(|usable| [pick(true, usable), pick(false, usable)])
-        .find(|members| !members.is_empty())
-        .unwrap_or_default()
-}
-
 /// The fraction of a destination's flows that the route through `next_hop` carries now, 0..=1.
 pub fn share(rib: &Rib, destination: IpNet, next_hop: &str, states: &States) -> f64 {
     match rib.target(destination) {
         Some(Target::Connections(members)) => share_of(&members, next_hop, states),
         _ => 0.0,
     }
-}
-
-/// The same for the flows of these members.
-pub fn share_of(members: &Members, next_hop: &str, states: &States) -> f64 {
-    let active = active(members, states);
-    let total: u32 = active.iter().map(|(_, part)| part).sum();
-    let own: u32 = active.iter().filter(|(name, _)| *name == next_hop).map(|(_, part)| part).sum();
-    f64::from(own) / f64::from(total.max(1))
 }
 
 #[cfg(test)]

@@ -1,8 +1,9 @@
 use super::*;
+use crate::{connection::state::State, routing::members::Weight};
 
 #[test]
 fn standby_carries_traffic_when_no_active_member_is_up() {
-    let members: BTreeMap<String, u8> = [("a", 100), ("b", 50), ("s", 0), ("t", 0)].map(|(n, w)| (n.into(), w)).into();
+    let members: Members = [("a", 100), ("b", 50), ("s", 0), ("t", 0)].map(|(n, w)| (n.into(), Weight::from(w))).into();
     let table: [(&str, &[(&str, u32)]); 6] = [
         ("a b s t", &[("a", 100), ("b", 50)]),
         ("b s", &[("b", 50)]),
@@ -22,7 +23,8 @@ fn standby_carries_traffic_when_no_active_member_is_up() {
 
 #[test]
 fn held_down_member_carries_traffic_only_as_last_resort() {
-    let members = BTreeMap::from([("a".to_owned(), 100), ("b".to_owned(), 100), ("s".to_owned(), 0)]);
+    let members =
+        Members::from([("a".to_owned(), 100.into()), ("b".to_owned(), 100.into()), ("s".to_owned(), 0.into())]);
     let states = |b, s| States::from([("a".to_owned(), State::Down), ("b".to_owned(), b), ("s".to_owned(), s)]);
     assert_eq!(active(&members, &states(State::HoldDown, State::Up)), [("s", 1)]);
     assert_eq!(active(&members, &states(State::HoldDown, State::Down)), [("b", 100)]);
@@ -33,7 +35,7 @@ fn held_down_member_carries_traffic_only_as_last_resort() {
 fn degraded_member_carries_traffic_only_without_healthy_one() {
     use State::{Degraded, Down, HoldDown, Up};
     type Row<'a> = ([State; 3], &'a [(&'a str, u32)]);
-    let members = BTreeMap::from([("a".to_owned(), 75), ("b".to_owned(), 25), ("s".to_owned(), 0)]);
+    let members = Members::from([("a".to_owned(), 75.into()), ("b".to_owned(), 25.into()), ("s".to_owned(), 0.into())]);
     let table: [Row<'_>; 8] = [
         ([Degraded, Up, Up], &[("b", 25)]),
         ([Degraded, Degraded, Up], &[("s", 1)]),
@@ -53,13 +55,13 @@ fn degraded_member_carries_traffic_only_without_healthy_one() {
 
 #[test]
 fn lone_standby_when_down_still_gets_traffic() {
-    let members = BTreeMap::from([("s".to_owned(), 0)]);
+    let members = Members::from([("s".to_owned(), 0.into())]);
     assert_eq!(active(&members, &States::from([("s".to_owned(), State::Down)])), [("s", 1)]);
 }
 
 #[test]
 fn drained_connection_carries_nothing_while_another_is_up() {
-    let members = BTreeMap::from([("a".to_owned(), 100), ("b".to_owned(), 1)]);
+    let members = Members::from([("a".to_owned(), 100.into()), ("b".to_owned(), 1.into())]);
     let states = States::from([("a".to_owned(), State::AdminDown), ("b".to_owned(), State::Up)]);
     assert_eq!(active(&members, &states), [("b", 1)]);
 }

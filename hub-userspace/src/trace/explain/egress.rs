@@ -5,7 +5,10 @@ use std::{collections::BTreeMap, net::IpAddr};
 use hub_common::maps::{BUCKET_INDEX, GROUP_BUCKETS, Neighbour, NextHop, VPC};
 
 use super::{Direction, EgressTables, Explainer, Ip, Object, Paired, Stage, Target, mac, rib, state_name};
-use crate::{config::segments, routing::rib::Members};
+use crate::{
+    config::segments,
+    routing::{members::weight_text, rib::Members},
+};
 
 impl Explainer<'_> {
     pub(super) fn next_hop(&mut self, ip: &Ip, source: IpAddr, segment: u32, target: &Target) -> Option<()> {
@@ -81,7 +84,13 @@ impl Explainer<'_> {
         let active: Vec<&str> = rib::active(members, states).into_iter().map(|(name, _)| name).collect();
         let others = members.keys().filter(|name| !active.contains(&name.as_str()));
         let others: Vec<String> = others
-            .map(|name| format!("{name} has none: weight {}, {}", members[name], state_name(states.get(name))))
+            .map(|name| {
+                format!(
+                    "{name} has none: weight {}, {}",
+                    weight_text(name, members[name]),
+                    state_name(states.get(name))
+                )
+            })
             .collect();
         let others = if others.is_empty() { String::new() } else { format!("; {}", others.join(", ")) };
         format!("{owner}'s; buckets by weight: {}{others}", shares.join(", "))

@@ -21,7 +21,10 @@ use crate::{
     connection::state::State,
     fib::tables::EgressTables,
     policy::ports::{Ports, ProtoPorts},
-    routing::rib::{self, Target},
+    routing::{
+        members::{Weight, next_hops, weight_text},
+        rib::{self, Target},
+    },
 };
 
 /// The stages in order.
@@ -296,10 +299,10 @@ impl Explainer<'_> {
             Target::Connections(members) => {
                 let states = self.view.inputs.states;
                 let active = rib::active(members, states);
-                let text = |(name, weight): (&String, &u8)| {
+                let text = |(name, weight): (&String, &Weight)| {
                     let state = state_name(states.get(name));
                     let carries = if active.iter().any(|(other, _)| other == name) { "" } else { ", not used now" };
-                    format!("{name} (weight {weight}, {state}{carries})")
+                    format!("{name} (weight {}, {state}{carries})", weight_text(name, *weight))
                 };
                 members.iter().map(text).collect::<Vec<_>>().join(", ")
             }
@@ -311,7 +314,7 @@ impl Explainer<'_> {
         let is_learned = self.view.rib.is_learned(*destination);
         let object =
             |next_hop: &String| Object::Route { destination: *destination, next_hop: next_hop.clone(), is_learned };
-        members.keys().map(object).collect()
+        next_hops(members).keys().map(object).collect()
     }
 }
 

@@ -3,6 +3,7 @@
 use std::{net::IpAddr, sync::Arc};
 
 use super::{Explainer, Ip, Object, Stage, Target};
+use crate::routing::members::next_hops;
 
 impl Explainer<'_> {
     /// The next hops of the policy route that matches first.
@@ -21,7 +22,7 @@ impl Explainer<'_> {
         let target = Target::Connections(Arc::clone(members));
         let text = format!("priority {}, {} to {} by {}", key.priority, key.source, key.destination, self.by(&target));
         let object = |next_hop: &String| Object::PolicyRoute { key: *key, next_hop: next_hop.clone() };
-        let objects = members.keys().map(object).collect();
+        let objects = next_hops(members).keys().map(object).collect();
         self.with(Stage::Route, "policy route", asked, text, objects);
         Some(target)
     }

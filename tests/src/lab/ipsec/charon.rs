@@ -18,7 +18,7 @@ pub(super) const LIBIPSEC: &str = "/usr/lib/ipsec/plugins/libstrongswan-kernel-l
 
 /// All required plugins except the one for control. The others take time to load, and some need a network of their own.
 pub(super) const PLUGINS: &str =
-    "openssl random nonce kdf gcm aes sha2 hmac pem pkcs1 pkcs8 x509 pubkey kernel-netlink socket-default";
+    "openssl random nonce kdf gcm aes sha2 hmac pem pkcs1 pkcs8 x509 pubkey kernel-netlink socket-default updown";
 
 /// Options of a charon.
 #[derive(Debug, Clone, Copy)]
