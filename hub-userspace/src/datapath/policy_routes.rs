@@ -169,20 +169,19 @@ mod tests {
         for step in 0..20_000_u32 {
             let pair = pairs[random.random_range(0..pairs.len())];
             // Now fuller, now emptier.
-            match random.random_range(0..100) < 30 + step / 2000 % 2 * 40 {
-                true => {
-                    let route = Route { first_bucket: step, bucket_mask: 0, flags: 0 };
-                    routes.put(&pair, &route).unwrap();
-                    model.insert(pair, route);
-                }
-                false => {
-                    routes.delete(&pair).unwrap();
-                    model.remove(&pair);
-                }
+            if random.random_range(0..100) < 30 + step / 2000 % 2 * 40 {
+                let route = Route { first_bucket: step, bucket_mask: 0, flags: 0 };
+                routes.put(&pair, &route).unwrap();
+                model.insert(pair, route);
+            } else {
+                routes.delete(&pair).unwrap();
+                model.remove(&pair);
             }
             assert_eq!(routes.maps.find(pair), model.get(&pair).copied(), "{pair:?}");
             if step % 500 == 0 {
-                pairs.iter().for_each(|pair| assert_eq!(routes.maps.find(*pair), model.get(pair).copied()));
+                for pair in &pairs {
+                    assert_eq!(routes.maps.find(*pair), model.get(pair).copied());
+                }
             }
         }
         for pair in &pairs {
