@@ -2,6 +2,7 @@
 //! and how that compares with the kernel's own routes and `ip -batch`.
 
 mod kernel;
+mod learned;
 
 use std::{
     fs, thread,
@@ -13,6 +14,7 @@ use clap::Args;
 use hub_tests::lab::HUB;
 use serde_json::Value;
 
+use self::learned::Learned;
 use crate::{
     arrivals::{self, Sign},
     process::Memory,
@@ -36,6 +38,9 @@ pub struct Arguments {
     /// Changes of a single route, of each kind
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
     changes: u32,
+    /// Measure routes that a routing daemon writes into a table of the kernel instead
+    #[arg(long)]
+    learned: bool,
     #[command(flatten)]
     common: Common,
 }
@@ -51,13 +56,39 @@ const ALL: (f64, u32) = (2_000.0, 100_000);
 const ONE: f64 = 5.0;
 /// Of the time that `ip -batch` takes.
 const OF_IP: f64 = 0.5;
+/// The same for learned routes.
+const LEARNED: f64 = 2.0;
 
 pub fn run(arguments: &Arguments) -> Result<()> {
     let mut results = Results::new("update");
     for &routes in &arguments.routes {
+        if arguments.learned {
+            learned(arguments, routes, &mut results)?;
+            continue;
+        }
         Found { routes, ..Found::default() }.measure(arguments)?.report(&mut results);
     }
     results.finish(arguments.common.json.as_deref())
+}
+
+fn learned(arguments: &Arguments, routes: u32, results: &mut Results) -> Result<()> {
+    let mut found = Learned::default();
+    for repeat in 1..=arguments.repeats {
+        eprintln!("{routes} learned routes, {repeat} of {}", arguments.repeats);
+        found.measure(arguments, routes)?;
+    }
+    let Learned { in_force, by_kernel, lost } = found;
+    let case = [("learned routes", Value::from(routes))];
+    let in_force = results.add(&case, "until all are in force", "ms", in_force);
+    let by_kernel = results.add(&case, "`ip -batch` of as many", "ms", by_kernel);
+    let lost = results.add(&case, "frames lost by a flap of others", "", lost);
+    if let (Some(Summary { median, .. }), Some(kernel), Some(lost)) = (in_force, by_kernel, lost) {
+        let limit = kernel.median * LEARNED;
+        let what = format!("{routes} learned: median below {limit:.0} ms, twice `ip -batch`; {median:.0} ms");
+        results.target(what, median < limit);
+        results.target(format!("frames lost by a flap of others: none; {}", lost.median), lost.median < 0.5);
+    }
+    Ok(())
 }
 
 /// All in milliseconds, except the memory.

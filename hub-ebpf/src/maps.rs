@@ -162,8 +162,7 @@ pub static GROUP_MEMBERS: HashMap<GroupMember, u32> = HashMap::with_max_entries(
 pub static POLICY_ROUTES: Array<PolicySlot> = Array::with_max_entries(POLICY_SLOTS, 0);
 
 #[map]
-pub static MORE_POLICY_ROUTES: HashMap<PolicyPair, Route> =
-    HashMap::with_max_entries(MAX_POLICY_PAIRS, BPF_F_NO_PREALLOC);
+pub static POLICY_OVERFLOW: HashMap<PolicyPair, Route> = HashMap::with_max_entries(MAX_POLICY_PAIRS, BPF_F_NO_PREALLOC);
 
 #[map]
 pub static NEXT_HOPS: Array<NextHop> = Array::with_max_entries(MAX_NEXT_HOPS, 0);

@@ -54,7 +54,7 @@ fn policy_route(pair: PolicyPair) -> Option<PackedRoute> {
         return None;
     }
     // SAFETY: the value is copied at once; the kernel replaces elements, it does not change them.
-    unsafe { maps::MORE_POLICY_ROUTES.get(pair) }.map(|found| PackedRoute::of(*found))
+    unsafe { maps::POLICY_OVERFLOW.get(pair) }.map(|found| PackedRoute::of(*found))
 }
 
 /// Whether a connection is a member of the route's group, whatever its weight and state. In a route without a group of

@@ -1,4 +1,4 @@
-//! Routes and next hops: `ROUTES_*`, `POLICY_ROUTES`, `MORE_POLICY_ROUTES`, `GROUP_MEMBERS`, `BUCKETS`, `NEXT_HOPS`, `MSS_LIMITS`, `NEIGHBOURS`,
+//! Routes and next hops: `ROUTES_*`, `POLICY_ROUTES`, `POLICY_OVERFLOW`, `GROUP_MEMBERS`, `BUCKETS`, `NEXT_HOPS`, `MSS_LIMITS`, `NEIGHBOURS`,
 //! `NEIGHBOUR_MISS`.
 
 /// Capacity of `NEXT_HOPS`.
@@ -54,7 +54,7 @@ impl Route {
 
 /// Key of a [`Route`], that of the policy route that matches first: the longest source prefix of all policy routes that
 /// contains the source, and the longest destination prefix that contains the destination. It is in a [`PolicySlot`] of
-/// `POLICY_ROUTES`, or in `MORE_POLICY_ROUTES`.
+/// `POLICY_ROUTES`, or in `POLICY_OVERFLOW`.
 ///
 /// The agent combines prefixes in advance, so a packet needs the same few look-ups with any number of policy routes. For a
 /// pair without an entry, [`PolicyPair::other`] applies if the source's [`Remote::connection`](super::Remote::connection) is
@@ -84,7 +84,7 @@ impl PolicyPair {
 
 /// Value of `POLICY_ROUTES`, an array: a look-up in a hash map of the kernel would cost 140 instructions.
 ///
-/// A pair is in its own slot, or, if another pair is there, in the hash map `MORE_POLICY_ROUTES`.
+/// A pair is in its own slot, or, if another pair is there, in the hash map `POLICY_OVERFLOW`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(C)]
 pub struct PolicySlot {
@@ -104,7 +104,7 @@ impl PolicySlot {
 /// Number of slots: a power of two, several times what a thousand policy routes usually need.
 pub const POLICY_SLOTS: u32 = 1 << 15;
 
-/// Combinations of prefixes at most, and capacity of `MORE_POLICY_ROUTES`; the kernel allocates memory by the entry, and
+/// Combinations of prefixes at most, and capacity of `POLICY_OVERFLOW`; the kernel allocates memory by the entry, and
 /// 4 MiB for the hash buckets.
 pub const MAX_POLICY_PAIRS: u32 = 1 << 18;
 

@@ -25,7 +25,7 @@ pub struct PolicyRoutes<M = Maps> {
 /// The program's maps.
 pub struct Maps {
     slots: Array<MapData, PolicySlot>,
-    more: HashMap<MapData, PolicyPair, Route>,
+    overflow: HashMap<MapData, PolicyPair, Route>,
 }
 
 /// Single writes.
@@ -41,19 +41,19 @@ impl Memory for Maps {
     }
 
     fn insert(&mut self, pair: PolicyPair, route: Route) -> Result<(), MapError> {
-        self.more.insert(pair, route, 0)
+        self.overflow.insert(pair, route, 0)
     }
 
     fn remove(&mut self, pair: PolicyPair) -> Result<(), MapError> {
-        self.more.remove(&pair)
+        self.overflow.remove(&pair)
     }
 }
 
 impl PolicyRoutes {
     pub fn take(ebpf: &mut Ebpf) -> Result<Named<Self>, DatapathError> {
         let slots = take(ebpf, "POLICY_ROUTES")?;
-        let Named { name, capacity, map: more } = take(ebpf, "MORE_POLICY_ROUTES")?;
-        Ok(Named { name, capacity, map: Self::new(Maps { slots: slots.map, more }) })
+        let Named { name, capacity, map: overflow } = take(ebpf, "POLICY_OVERFLOW")?;
+        Ok(Named { name, capacity, map: Self::new(Maps { slots: slots.map, overflow }) })
     }
 }
 

@@ -44,7 +44,7 @@ const TABLES: [&str; 21] = [
     "ROUTES_V6",
     "CHUNKS",
     "POLICY_ROUTES",
-    "MORE_POLICY_ROUTES",
+    "POLICY_OVERFLOW",
     "BUCKETS",
     "GROUP_MEMBERS",
     "NEXT_HOPS",
