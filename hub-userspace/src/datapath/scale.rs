@@ -59,11 +59,15 @@ fn rows() -> Vec<Vec<String>> {
     rows.map(cells).filter(|row| row.len() == 5).collect()
 }
 
+/// Characters of a map's name in the kernel (`BPF_OBJ_NAME_LEN`), without the end.
+const KERNEL_NAME: usize = 15;
+
 #[test]
 fn chapter_has_every_map_with_its_size() {
     let rows = rows();
     let (mut per_cpu, mut shared) = (0, 0);
     for (name, map) in definitions() {
+        assert!(name.len() <= KERNEL_NAME, "{name}: `bpftool map` and the benches know maps by the kernel's names");
         let found: Vec<_> = rows.iter().filter(|row| row[0] == name).collect();
         let Definition { kind, key_bytes, value_bytes, entries } = map;
         let bytes = map.bytes();
