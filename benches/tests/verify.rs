@@ -34,6 +34,7 @@ fn verify_reports_size_stack_and_maps_of_every_program() {
     let rows = verify(&object("bench-ebpf"));
     let names: Vec<_> = rows.iter().map(|row| row["program"].as_str().unwrap()).collect();
     let expected = [
+        "back",
         "bare",
         "bare_pair",
         "bare_tc",
