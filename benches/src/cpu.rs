@@ -19,17 +19,29 @@ pub fn unpin() -> Result<()> {
 /// Keeps this thread, and those that it starts from now on, on one core: the last that is allowed, if none is named.
 pub fn pin(cpu: Option<usize>) -> Result<()> {
     let this = Pid::from_raw(0);
-    let allowed = sched_getaffinity(this).context("asking for the cores that are allowed")?;
     let cpu = match cpu {
         Some(cpu) => cpu,
-        None => {
-            (0..CpuSet::count()).rfind(|cpu| allowed.is_set(*cpu).unwrap_or(false)).context("no core is allowed")?
-        }
+        None => allowed()?.pop().context("no core is allowed")?,
     };
     let mut set = CpuSet::new();
     set.set(cpu)
         .and_then(|()| sched_setaffinity(this, &set))
         .with_context(|| format!("--cpu {cpu}: this process may not run there (`nproc`, `taskset -p $$`)"))
+}
+
+/// Keeps this thread on another core than [`pin`] with the same argument. Needs two.
+pub fn pin_beside(cpu: Option<usize>) -> Result<()> {
+    let mut others = allowed()?;
+    let last = others.pop();
+    others.extend(last.filter(|_| cpu.is_some()));
+    let other = others.into_iter().find(|other| Some(*other) != cpu);
+    pin(Some(other.context("only one core is allowed, and this measurement needs two")?))
+}
+
+/// The cores that this thread may run on, in ascending order.
+fn allowed() -> Result<Vec<usize>> {
+    let set = sched_getaffinity(Pid::from_raw(0)).context("asking for the cores that are allowed")?;
+    Ok((0..CpuSet::count()).filter(|cpu| set.is_set(*cpu).unwrap_or(false)).collect())
 }
 
 /// Lets hardly any task get before this thread, or those that it starts from now on. (Not real-time: the kernel stops

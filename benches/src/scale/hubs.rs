@@ -109,7 +109,7 @@ impl Side {
         let Some(drops) = &self.drops else { return apart(programs, &self.hub, traffic, frames, cpu) };
         let ends = AtomicBool::new(false);
         thread::scope(|scope| {
-            let beside = scope.spawn(|| drops.send_until(&ends));
+            let beside = scope.spawn(|| drops.send_until(&ends, cpu));
             let report = apart(programs, &self.hub, traffic, frames, cpu);
             ends.store(true, Ordering::Relaxed);
             beside.join().expect("sending does not panic").and(report)
