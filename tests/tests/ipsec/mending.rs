@@ -1,18 +1,26 @@
 //! What hub and site have not agreed on is negotiated again, without ending what works.
 
 use std::fs;
+use std::time::Duration;
 
-use hub_tests::lab::{Esp, HubConfig, IpsecLab, IpsecOptions, SHANGHAI, Status};
+use hub_tests::lab::{Esp, HUB, HubConfig, IpsecLab, IpsecOptions, SHANGHAI, Status};
 
 use crate::cases::spis;
+use crate::restart::again;
 use crate::{Case, Needs};
 
 pub const CASES: &[Case] = &[
     (Needs::StrongSwan, "mending::children_refused_at_first_come_up_once_the_site_has_them", refused_at_first),
-    (Needs::StrongSwan, "mending::subnet_added_on_the_hub_comes_up_once_the_site_has_it", added_on_the_hub),
+    (
+        Needs::StrongSwan,
+        "mending::subnet_added_on_the_hub_interrupts_nothing_and_comes_up_once_the_site_has_it",
+        added_on_the_hub,
+    ),
     (Needs::StrongSwan, "mending::renegotiation_of_children_replaces_their_sas_and_keeps_it_up", renegotiated),
 ];
 
+/// It passes in full only on failure.
+const PATIENCE: Duration = Duration::from_secs(60);
 const ADDED: &str = "10.10.11.0/24";
 
 /// Edits the agent's configuration file and reloads it.
@@ -89,7 +97,7 @@ fn added_on_the_hub() {
     let lab = prepare();
     let office = lab.office("shanghai");
     office.configure(&lab.agent).unwrap();
-    lab.wait_until_up().unwrap();
+    let first = lab.wait_until_up().unwrap();
     // kernel-libipsec needs an address in each network.
     office.place().ip("addr add 10.10.11.1/24 dev lo").unwrap();
     let own = format!("\"{}\"", SHANGHAI.network4());
@@ -105,6 +113,9 @@ fn added_on_the_hub() {
         assert_eq!(selectors, &format!("{ADDED} === {local}"));
         assert!(reason.starts_with("the site admits less: compare "), "{reason}");
     }
+    // charon itself would close the IKE SA of a changed connection, and begin again.
+    assert_eq!(spis(&status, "shanghai"), spis(&first, "shanghai"));
+    assert_eq!(status.since(&first, "shanghai", "state_changes"), 0, "{:#}", *status);
     // The site gets it, too, and begins nothing.
     let text = office.peer_config(&lab.agent, "swanctl", &["--with-secret"]).unwrap();
     office.charon.load("shanghai", &text.replace("start_action = trap", "start_action = none")).unwrap();
@@ -112,7 +123,14 @@ fn added_on_the_hub() {
     assert_eq!(after.since(&status, "shanghai", "state_changes"), 0, "{:#}", *after);
     let (old, new) = (spis(&status, "shanghai"), spis(&after, "shanghai"));
     assert!(new.len() == 2 && new.contains(&old[0]), "the first SA stays: {:#}", *after);
-    lab.stop().unwrap();
+    // Neither does a new agent, which does not know what the last one has loaded.
+    let hub = &lab.world[HUB];
+    let agent = again(lab.agent, hub, |_| ());
+    let both = |status: &Status| spis(status, "shanghai").len() == 2 && missing(status).is_empty();
+    let restarted = agent.wait_for_status(PATIENCE, both).unwrap();
+    let closed = lab.hub.log().matches("closing IKE_SA").count();
+    assert_eq!((spis(&restarted, "shanghai"), closed), (new, 0), "{}", lab.hub.log());
+    agent.stop().unwrap();
 }
 
 fn renegotiated() {

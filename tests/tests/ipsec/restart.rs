@@ -18,7 +18,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Starts the same agent again, with `between` after the first one's graceful exit.
-fn again(agent: Agent, hub: &Namespace, between: impl FnOnce(&Path)) -> Agent {
+pub fn again(agent: Agent, hub: &Namespace, between: impl FnOnce(&Path)) -> Agent {
     let files = agent.stop_with(Signal::SIGTERM).unwrap();
     between(&files.file("vpnhub.toml"));
     AgentCommand::new(agent_binary()).ready_within(PATIENCE).start_in(hub, files).unwrap()

@@ -2,6 +2,7 @@
 
 mod loaded;
 mod per_cpu;
+pub mod wider;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -331,16 +332,6 @@ pub fn with_children(message: &Message, tunnel: &TunnelParameters<'_>, more: &[C
         children.with_section(&selectors.name, child(tunnel, selectors))
     };
     message.clone().without("children").with_section("children", more.iter().fold(children, add))
-}
-
-/// Whether two messages of a connection have the same settings, except for certificates.
-pub fn differs_in_certificates_alone(one: &Message, other: &Message) -> bool {
-    let bare = |message: &Message| {
-        let end = |end, key| message.section(end).cloned().unwrap_or_default().without(key);
-        let (local, remote) = (end("local-1", "certs"), end("remote-1", "cacerts"));
-        (message.clone().without("local-1").without("remote-1"), local, remote)
-    };
-    one != other && bare(one) == bare(other)
 }
 
 /// The selectors of a child.

@@ -115,25 +115,6 @@ fn ikev1_connection_has_one_child_per_pair_of_one_family() {
 }
 
 #[test]
-fn renewed_certificate_is_told_from_other_changes() {
-    let message = |certificate: &str, ca: &str, version: &str| {
-        let local = Message::default().with("auth", "pubkey").with_list("certs", [certificate.to_owned()]);
-        let remote = Message::default().with("id", "site").with_list("cacerts", [ca.to_owned()]);
-        let message = Message::default().with("version", version).with_section("local-1", local);
-        message.with_section("remote-1", remote)
-    };
-    let old = message("a", "ca", "2");
-    for (new, expected) in [
-        (message("b", "ca", "2"), true),
-        (message("a", "other", "2"), true),
-        (message("b", "ca", "1"), false),
-        (old.clone(), false),
-    ] {
-        assert_eq!(differs_in_certificates_alone(&old, &new), expected, "{new:?}");
-    }
-}
-
-#[test]
 fn changed_connections_and_secrets_are_reloaded_only() {
     let folder = tempfile::tempdir().expect("a folder");
     let nothing = DesiredState::default();

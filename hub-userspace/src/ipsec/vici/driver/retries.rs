@@ -51,6 +51,12 @@ impl Retries {
         }
     }
 
+    /// The next attempt is at once: what a connection lacks is new.
+    pub fn soon(&mut self, name: &str, lack: Lack, now: Instant) {
+        self.remove(name);
+        self.insert(name.to_owned(), Retry { at: now, wait: FIRST / 2, lack });
+    }
+
     pub fn remove(&mut self, name: &str) {
         if let Some(retry) = self.by_name.remove(name) {
             self.by_time.remove(&(retry.at, name.to_owned()));
@@ -118,6 +124,17 @@ mod tests {
         assert_eq!(attempts(Lack::Children, 300), [5, 15, 35, 75, 135, 195, 255]);
         assert_eq!(attempts(Lack::Selectors, 12_000), [5, 15, 35, 75, 155, 315, 635, 1275, 2555, 5115, 8715]);
         assert!(attempts(Lack::Nothing, 300).is_empty());
+    }
+
+    #[test]
+    fn new_selectors_are_due_at_once_and_again_after_the_usual_delay() {
+        let now = Instant::now();
+        let mut retries = Retries::default();
+        retries.set("a", Lack::Selectors, now);
+        retries.soon("a", Lack::Selectors, now);
+        retries.set("a", Lack::Selectors, now);
+        assert_eq!(retries.take_due(now), ["a"]);
+        assert_eq!(retries.next(), Some(now + FIRST));
     }
 
     #[test]

@@ -3,15 +3,20 @@
 use std::{collections::BTreeMap, mem};
 
 use imbl::OrdMap;
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::{
     super::super::{
-        desired::{DesiredState, Load, Loaded, Unload, connection_of, differs_in_certificates_alone},
+        desired::{
+            DesiredState, Load, Loaded, Unload, connection_of,
+            wider::{Waiting, may_wait, narrowed},
+        },
         message::Message,
         per_cpu,
         session::{Session, SessionError},
     },
+    super::retries::Lack,
     DriverTask,
 };
 
@@ -50,11 +55,26 @@ impl DriverTask {
         Ok(())
     }
 
+    /// Notes the connections whose SAs have part of the desired selectors: an earlier agent has kept them.
+    pub(super) async fn adopt(&mut self, session: &mut Session) -> Result<(), SessionError> {
+        self.adopted.clear();
+        if !self.desired.connections.keys().any(|name| self.table.is_up(name)) {
+            return Ok(());
+        }
+        let listed = session.list("list-conns", "list-conn", &Message::default()).await?;
+        for (name, loaded) in listed.iter().flat_map(Message::sections).filter(|(name, _)| self.table.is_up(name)) {
+            if let Some(narrow) = self.desired.connections.get(name).and_then(|desired| narrowed(desired, loaded)) {
+                self.adopted.insert(name.to_owned(), narrow);
+            }
+        }
+        Ok(())
+    }
+
     /// Loads the differences into charon. A refusal is a problem of the connections that use the object. It is loaded
     /// again with the next change of the configuration or reload.
     ///
-    /// charon would end the SAs of a connection with other certificates. Only a new negotiation needs these, so they
-    /// are loaded when the connection is down.
+    /// charon would end the SAs of a connection with other certificates or more selectors. Only a new negotiation needs
+    /// these, so they are loaded when the connection is down. Until then additional selectors get SAs of their own.
     pub(super) async fn load(&mut self, session: &mut Session) -> Result<(), SessionError> {
         // Until all are loaded, only the tunnels that change are published.
         self.all_changed = false;
@@ -72,7 +92,7 @@ impl DriverTask {
         let before = mem::replace(&mut self.loaded, self.desired.clone());
         self.refusals.0.clear();
         self.deferred.clear();
-        loads.retain(|load| !self.defer(load, &before));
+        loads.retain_mut(|load| !self.defer(load, &before));
         for batch in loads.chunks(BATCH) {
             let requests: Vec<(&str, &Message)> = batch.iter().map(|load| (load.command, &load.message)).collect();
             for (load, refusal) in batch.iter().zip(session.request_all(&requests).await?) {
@@ -120,18 +140,24 @@ impl DriverTask {
         Ok(())
     }
 
-    /// Defers the load of a connection that is up and gets other certificates. Returns whether it is one.
-    fn defer(&mut self, load: &Load, before: &DesiredState) -> bool {
-        if let Loaded::Connection(name) = &load.loaded
-            && self.table.is_up(name)
-            && let Some((old, new)) = before.connections.get(name).zip(self.desired.connections.get(name))
-            && differs_in_certificates_alone(old, new)
-        {
-            self.loaded.connections.insert(name.clone(), old.clone());
+    /// Defers the load of a connection that is up, if its SAs may stay. Returns whether there is nothing to load.
+    fn defer(&mut self, load: &mut Load, before: &DesiredState) -> bool {
+        let Loaded::Connection(name) = &load.loaded else { return false };
+        let Some(new) = self.desired.connections.get(name) else { return false };
+        if let Some(narrow) = self.adopted.remove(name) {
+            load.message = Message::default().with_section(name, narrow.clone());
+            self.loaded.connections.insert(name.clone(), narrow);
             self.deferred.insert(name.clone());
-            return true;
+            return false;
         }
-        false
+        let old = before.connections.get(name).filter(|_| self.table.is_up(name));
+        let Some((old, waiting)) = old.and_then(|old| Some((old, may_wait(old, new)?))) else { return false };
+        self.loaded.connections.insert(name.clone(), old.clone());
+        self.deferred.insert(name.clone());
+        if let (Waiting::Selectors, Some(name)) = (waiting, connection_of(name)) {
+            self.retries.soon(name, Lack::Selectors, Instant::now());
+        }
+        true
     }
 
     /// charon has refused to load an object.

@@ -26,6 +26,7 @@ use super::{
     super::{
         desired::{DesiredState, name_of},
         event::{EVENTS, LOG, SaChange, ViciEvent},
+        message::Message,
         session::{Session, SessionError},
         table::SaTable,
         tunnels::Tunnels,
@@ -60,8 +61,10 @@ pub struct DriverTask {
     lacks_per_cpu_sas: Option<String>,
     /// Connections whose files have changed since the last report.
     renewed: BTreeSet<String>,
-    /// Connections that are loaded with other certificates when they are down, by charon's name.
+    /// Connections that are loaded with other certificates or selectors when they are down, by charon's name.
     deferred: BTreeSet<String>,
+    /// The messages of connections whose SAs an earlier agent has kept, by charon's name. Until the next load.
+    adopted: BTreeMap<String, Message>,
     /// One of these is down.
     must_load: bool,
     table: SaTable,
@@ -113,6 +116,7 @@ impl DriverTask {
             lacks_per_cpu_sas: None,
             renewed: BTreeSet::new(),
             deferred: BTreeSet::new(),
+            adopted: BTreeMap::new(),
             must_load: false,
             table: SaTable::default(),
             process: None,
@@ -254,6 +258,7 @@ impl DriverTask {
         self.clean(session).await?;
         // Before loading, which takes seconds for thousands of connections: the agent needs the existing SAs.
         self.look(session).await?;
+        self.adopt(session).await?;
         info!(name: "strongswan_connected", "strongSwan answers on {}", socket.display());
         self.lost = None;
         self.heard = true;
