@@ -9,12 +9,13 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 
+use super::static_program::Architecture;
 use crate::{
     process::{self, Step},
     setup,
 };
 
-const NAME: &str = "vpnhub";
+pub const NAME: &str = "vpnhub";
 const MAINTAINER: &str = "The VPN-Hub authors <vpnhub@localhost.invalid>";
 
 /// Builds packages of one source.
@@ -22,18 +23,22 @@ pub struct Deb {
     /// cargo-deb.
     packer: PathBuf,
     /// All times in the package, in seconds since 1970.
-    epoch: u64,
-    /// The workspace's version, with Debian's revision.
+    pub epoch: u64,
+    /// The workspace's.
+    pub release: String,
+    /// With Debian's revision.
     version: String,
+    architecture: Architecture,
 }
 
 impl Deb {
-    pub fn prepare() -> Result<Self> {
+    pub fn prepare(architecture: Architecture) -> Result<Self> {
         setup::compiler()?;
         super::commands(&[("dpkg-shlibdeps", "dpkg-dev"), ("xz", "xz-utils"), ("strip", "binutils")])?;
         let version = process::capture(process::cargo().args(["pkgid", "--package", "hub-userspace"]));
-        let version = version.as_deref().and_then(|id| id.rsplit(['#', '@']).next()).context("cargo pkgid failed")?;
-        Ok(Self { packer: setup::cargo_deb()?, epoch: epoch()?, version: format!("{version}-1") })
+        let release = version.as_deref().and_then(|id| id.rsplit(['#', '@']).next()).context("cargo pkgid failed")?;
+        let (release, version) = (release.to_owned(), format!("{release}-1"));
+        Ok(Self { packer: setup::cargo_deb()?, epoch: epoch()?, release, version, architecture })
     }
 
     /// The package, built in `target`, or else in cargo's usual directory.
@@ -46,6 +51,10 @@ impl Deb {
         }
         let status = process::status(&mut cargo)?;
         ensure!(status.success(), "the agent cannot be built");
+        if self.is_foreign() {
+            // Beside the program for this host, which writes the man pages.
+            self.architecture.build()?;
+        }
         self.pack(&self.version, target)
     }
 
@@ -54,19 +63,27 @@ impl Deb {
         self.pack(&format!("{}+test1", self.version), None)
     }
 
+    fn is_foreign(&self) -> bool {
+        self.architecture != Architecture::HOST
+    }
+
     fn pack(&self, version: &str, target: Option<&Path>) -> Result<PathBuf> {
         self.generate(version, target)?;
         let mut command = Command::new(&self.packer);
         command.args(["--no-build", "--locked", "--package", "hub-userspace", "--deb-version", version]);
         command.args(["--maintainer", MAINTAINER, "--output"]);
         command.arg(directory()).current_dir(process::workspace()).env("SOURCE_DATE_EPOCH", self.epoch.to_string());
-        command.args(["--no-dbgsym", "--strip"]);
+        if self.is_foreign() {
+            // Static, so that it depends on no library, and stripped by the linker.
+            command.args(["--no-dbgsym", "--no-strip", "--target", self.architecture.triple()]);
+        } else {
+            command.args(["--no-dbgsym", "--strip"]);
+        }
         if let Some(target) = target {
             command.env("CARGO_TARGET_DIR", target);
         }
         Step { title: "packing", log: "package", limit: None, quiet: false }.run(&mut command)?;
-        let architecture = process::capture(Command::new("dpkg").arg("--print-architecture")).context("dpkg")?;
-        let package = directory().join(format!("{NAME}_{version}_{architecture}.deb"));
+        let package = directory().join(format!("{NAME}_{version}_{}.deb", self.architecture.debian()));
         ensure!(package.is_file(), "cargo-deb has not made {}", package.display());
         Ok(package)
     }
@@ -117,7 +134,7 @@ fn crates() -> Result<String> {
     Ok(lines.join("\n") + "\n")
 }
 
-fn directory() -> PathBuf {
+pub fn directory() -> PathBuf {
     process::workspace().join("target/package")
 }
 

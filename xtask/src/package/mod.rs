@@ -6,22 +6,35 @@ use anyhow::{Context as _, Result, ensure};
 
 use crate::{process, setup};
 use deb::Deb;
+use static_program::Architecture;
 
+mod arm64;
 mod clean_machine;
 mod deb;
 mod lintian;
+mod static_program;
+mod tarball;
 
-/// Builds the Debian package of this host's architecture, in target/package.
+/// Builds the Debian package, in target/package.
 ///
 /// It has the agent with the kernel programs inside, systemd units, an empty configuration, man pages, completions, manual
 /// and examples. A host needs neither compiler nor Internet to install it. Equal sources, compilers and paths give an
 /// equal package, byte by byte: its times are those of git's last commit, or `SOURCE_DATE_EPOCH`.
 #[derive(clap::Args)]
 #[command(
-    after_help = "Examples:\n  cargo xtask package\n  cargo xtask package --twice\n  cargo xtask package --lintian\n  \
-                        cargo xtask package --test --release trixie"
+    after_help = "Examples:\n  cargo xtask package\n  cargo xtask package --tarball\n  cargo xtask package --arch arm64 --boot\n  \
+                        cargo xtask package --twice\n  cargo xtask package --test --release trixie"
 )]
 pub struct Args {
+    /// Architecture. For another one than this host's the program is linked with musl, statically
+    #[arg(long, value_enum, default_value_t = Architecture::HOST)]
+    arch: Architecture,
+    /// Also makes a tarball for other distributions, with the agent as one static file
+    #[arg(long)]
+    tarball: bool,
+    /// Loads the programs of the arm64 package on an arm64 kernel under QEMU, and traces packets through them
+    #[arg(long)]
+    boot: bool,
     /// Builds everything again in an empty directory, and fails if the two packages differ
     #[arg(long)]
     twice: bool,
@@ -37,9 +50,18 @@ pub struct Args {
 }
 
 pub fn run(args: &Args) -> Result<ExitCode> {
-    let deb = Deb::prepare()?;
+    ensure!(!args.boot || args.arch == Architecture::Arm64, "--boot is for --arch arm64: --test boots amd64");
+    ensure!(!args.test || args.arch == Architecture::HOST, "--test is for this host's architecture");
+    let deb = Deb::prepare(args.arch)?;
     let built = deb.build(None)?;
     println!("{}", built.display());
+    if args.tarball {
+        let program = args.arch.build()?;
+        println!("{}", tarball::pack(&program, args.arch, &deb.release, deb.epoch)?.display());
+    }
+    if args.boot {
+        arm64::boot(&args.arch.build()?)?;
+    }
     if args.twice {
         same_again(&deb, &built)?;
     }

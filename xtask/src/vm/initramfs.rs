@@ -1,15 +1,22 @@
 //! The guest's first files, as the archive that the kernel unpacks (Documentation/driver-api/early-userspace/buffer-format.rst).
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use anyhow::{Context as _, Result};
+
+use crate::process;
 
 const INIT: &[u8] = include_bytes!("init");
 const DIRECTORIES: [&str; 9] = ["bin", "modules", "proc", "sys", "dev", "host", "layer", "new", "shared"];
 
-const DIRECTORY: u32 = 0o040_755;
-const PROGRAM: u32 = 0o100_755;
-const FILE: u32 = 0o100_644;
+/// Modes.
+pub const DIRECTORY: u32 = 0o040_755;
+pub const PROGRAM: u32 = 0o100_755;
+pub const FILE: u32 = 0o100_644;
 
 /// The archive: `init`, a shell for it, and modules that it loads in this order.
 pub fn archive(busybox: &Path, modules: &[impl AsRef<Path>]) -> Result<Vec<u8>> {
@@ -25,19 +32,36 @@ pub fn archive(busybox: &Path, modules: &[impl AsRef<Path>]) -> Result<Vec<u8>> 
         let name = module.file_name().unwrap_or_default().to_string_lossy();
         archive.add(&format!("modules/{number}-{name}"), FILE, &read(module)?);
     }
-    archive.add("TRAILER!!!", 0, &[]);
-    Ok(archive.bytes)
+    Ok(archive.end())
+}
+
+/// The files of modules and of all that they need, in the order to load them in. `root` has `lib/modules/RELEASE`, with an
+/// index by depmod.
+pub fn modules_of(root: &Path, release: &str, modules: &[&str]) -> Result<Vec<PathBuf>> {
+    let mut files: Vec<PathBuf> = Vec::new();
+    for module in modules {
+        let mut command = Command::new("modprobe");
+        command.arg("-d").arg(root).args(["-S", release, "--show-depends", module]);
+        let said = process::capture(&mut command).with_context(|| format!("modprobe does not find {module}"))?;
+        // Built-in ones are called `builtin`.
+        for file in said.lines().filter_map(|line| line.trim().strip_prefix("insmod ")).map(PathBuf::from) {
+            if !files.contains(&file) {
+                files.push(file);
+            }
+        }
+    }
+    Ok(files)
 }
 
 /// In cpio's form "newc": a header of hexadecimal numbers, the name, the bytes, each padded to 4.
 #[derive(Default)]
-struct Archive {
+pub struct Archive {
     bytes: Vec<u8>,
     entries: u32,
 }
 
 impl Archive {
-    fn add(&mut self, name: &str, mode: u32, data: &[u8]) {
+    pub fn add(&mut self, name: &str, mode: u32, data: &[u8]) {
         self.entries += 1;
         let size = u32::try_from(data.len()).expect("files of an initramfs are small");
         let name_size = u32::try_from(name.len() + 1).expect("names are short");
@@ -51,6 +75,11 @@ impl Archive {
         self.pad();
         self.bytes.extend(data);
         self.pad();
+    }
+
+    pub fn end(mut self) -> Vec<u8> {
+        self.add("TRAILER!!!", 0, &[]);
+        self.bytes
     }
 
     fn pad(&mut self) {

@@ -8,6 +8,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 
+use super::initramfs::modules_of;
 use crate::{
     process::{self, Step},
     setup::apt,
@@ -61,18 +62,7 @@ impl Kernel {
 
     /// The files of the modules that the guest begins with, in the order to load them in.
     pub fn first_modules(&self) -> Result<Vec<PathBuf>> {
-        let mut files = Vec::new();
-        for module in FIRST_MODULES {
-            let mut command = Command::new("modprobe");
-            command.arg("-d").arg(&self.dir).args(["-S", &self.release, "--show-depends", module]);
-            let said = process::capture(&mut command).with_context(|| format!("modprobe does not find {module}"))?;
-            // Built-in ones are called `builtin`.
-            let needed = said.lines().filter_map(|line| line.trim().strip_prefix("insmod ")).map(PathBuf::from);
-            files.extend(needed);
-        }
-        let mut known = std::collections::BTreeSet::new();
-        files.retain(|file| known.insert(file.clone()));
-        Ok(files)
+        modules_of(&self.dir, &self.release, &FIRST_MODULES)
     }
 }
 

@@ -22,7 +22,7 @@ pub use bench::{bench, bench_on_two_cpus};
 
 mod bench;
 mod guest;
-mod initramfs;
+pub mod initramfs;
 mod kernel;
 
 /// Commands, and the Debian package of each. The guest runs the host's programs, so this includes the commands that its tests need.

@@ -1,7 +1,7 @@
 //! Changes of a connection that need not end its SAs.
 //!
 //! charon closes the SAs of a child with `start_action = start` whose settings change, or those of its connection, and
-//! begins again (`clear_start_action`, vici_config.c): traffic is interrupted. So what concerns only the next negotiation
+//! begins again (`clear_start_action`, `vici_config.c`): traffic is interrupted. So what concerns only the next negotiation
 //! waits until the connection is down, and additional selectors get an SA of their own meanwhile.
 
 use std::collections::BTreeSet;
