@@ -1,5 +1,6 @@
 //! Code shared by the tests, the demo and `cargo xtask lab`.
 //!
+//! - [`board`]: the Grafana board of contrib/, and a hub for it with traffic and a Prometheus.
 //! - [`checkout`]: finds the workspace.
 //! - [`document`]: examples in the documentation, run and compared.
 //! - [`exposition`]: a strict reader of Prometheus's text formats.
@@ -12,6 +13,7 @@
 //!
 //! None of them needs a built agent or kernel program.
 
+pub mod board;
 pub mod checkout;
 pub mod document;
 pub mod exposition;

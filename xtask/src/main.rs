@@ -8,6 +8,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 mod bench;
+mod board;
 mod build;
 mod demo;
 mod lab;
@@ -40,6 +41,7 @@ enum Verb {
     Test(test::Args),
     Lint(lint::Args),
     Bench(bench::Args),
+    Board(board::Args),
     Verify(verify::Args),
     Package(package::Args),
     Vm(vm::Args),
@@ -68,6 +70,7 @@ fn dispatch(verb: Verb) -> Result<ExitCode> {
         Verb::Test(args) => test::run(&args),
         Verb::Lint(args) => lint::run(&args),
         Verb::Bench(args) => bench::run(&args),
+        Verb::Board(args) => board::run(&args),
         Verb::Verify(args) => verify::run(&args),
         Verb::Package(args) => package::run(&args),
         Verb::Vm(args) => vm::run(&args),

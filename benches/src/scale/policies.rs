@@ -20,7 +20,7 @@ pub(super) fn policy_routes(family: Family, count: u32, most: u32) -> Plan {
     for slot in 0..count {
         let (source, destination) = (family.network(&A), network(slot));
         write!(
-            config.policy_routes,
+            config.sections,
             "[[policy_route]]\nsource = \"{source}\"\ndestination = \"{destination}\"\nnext_hop = \"{next_hop}\"\n\n"
         )
         .expect("a string takes all");

@@ -175,6 +175,7 @@ impl World {
             fault_code: None,
             cloud_code: None,
             missing,
+            outside: None,
         })
     }
 }

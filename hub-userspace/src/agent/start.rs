@@ -118,7 +118,7 @@ impl Agent {
             interfaces,
             policies: PolicyFollower::start(),
             learned,
-            prober: Prober::start(sender),
+            prober: Prober::start(sender).context("cannot start the thread of the health checks")?,
             guard,
             sysctls: Sysctls::start(),
             translated: TranslatedPolicies::default(),

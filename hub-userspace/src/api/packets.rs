@@ -36,6 +36,8 @@ use crate::{
 
 /// Names of connections and interfaces are read again after this time.
 const NAMES_FOR: Duration = Duration::from_secs(1);
+/// Lines that wait for the client's connection; further records wait in the listener's queue.
+const WAITING_LINES: usize = 16;
 /// The name of forwarded packets among the reasons.
 const FORWARD: &str = "forward";
 
@@ -159,15 +161,29 @@ pub(super) async fn follow(
     let snaplen = filter.snaplen as usize;
     let connection = query.connection.map(|name| (name, filter.connection));
     let listener = Listener { subscription, names, agent: state.agent, connection, snaplen };
-    let lines = stream::unfold(listener, async |mut listener| {
-        let line = listener.next().await?;
-        // Only strings and numbers: serialization cannot fail.
-        Some((serde_json::to_string(&line).unwrap_or_default() + "\n", listener))
-    });
+    let (sender, receiver) = mpsc::channel(WAITING_LINES);
+    state.packets.spawn(send_lines(listener, sender));
+    let lines = stream::unfold(receiver, async |mut receiver| Some((receiver.recv().await?, receiver)));
     // The headers are sent at once: the client knows that it listens.
     let lines = stream::once(async { String::new() }).chain(lines);
     ([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines.map(Ok::<_, Infallible>)))
         .into_response()
+}
+
+/// Ends with the client, or with the listener.
+async fn send_lines(mut listener: Listener, lines: mpsc::Sender<String>) {
+    loop {
+        let line = tokio::select! {
+            line = listener.next() => line,
+            () = lines.closed() => return,
+        };
+        let Some(line) = line else { return };
+        // Only strings and numbers: serialization cannot fail.
+        let text = serde_json::to_string(&line).unwrap_or_default() + "\n";
+        if lines.send(text).await.is_err() {
+            return;
+        }
+    }
 }
 
 struct Listener {

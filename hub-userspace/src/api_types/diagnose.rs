@@ -60,6 +60,7 @@ pub enum Area {
 pub enum Code {
     // Connections.
     AdminDown,
+    AsymmetricReplies,
     BridgePort,
     ConnectionDown,
     ConnectionUp,
@@ -69,6 +70,7 @@ pub enum Code {
     InterfaceDown,
     LearnedRefused,
     NoHubAddress,
+    PathMtu,
     PerCpuSas,
     ProbesLost,
     Degraded,
@@ -97,11 +99,14 @@ pub enum Code {
     Attachment,
     InterfaceMtu,
     InterfaceSetting,
+    Offload,
     ReceiveQueues,
+    RedirectTarget,
     Spread,
     Stranger,
     // The host.
     Agent,
+    BpfFeatures,
     BpfJit,
     Btf,
     Clock,

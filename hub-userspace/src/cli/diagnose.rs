@@ -19,7 +19,8 @@ pub async fn run(
     connection: Option<&str>,
     output: Output,
 ) -> Result<(String, ExitCode)> {
-    let facts = gather(client, socket, instance).await?;
+    // Large: it has those of all that it reads.
+    let facts = Box::pin(gather(client, socket, instance)).await?;
     let diagnosis = match connection {
         Some(name) => diagnose_connection(&facts, name)?,
         None => diagnose(&facts),

@@ -7,6 +7,7 @@ mod claim;
 mod counters;
 mod cpu_packets;
 mod error;
+mod features;
 mod groups;
 mod handover;
 mod instance;
@@ -53,6 +54,7 @@ pub use self::{
     counters::{CounterReader, Counters},
     cpu_packets::CpuPackets,
     error::DatapathError,
+    features::missing_features,
     instance::Instance,
     packet_tap::{PacketRecord, PacketTap, monotonic},
     removal::Removal,

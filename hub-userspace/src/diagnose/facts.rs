@@ -1,11 +1,15 @@
 //! What a diagnosis is made from.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    path::PathBuf,
+};
 
 use crate::{
     api_types::status::{FullStatus, WithoutAgent},
     config::{Config, Diagnostic, ipsec::Invalid},
-    kernel::netlink::{ForeignRule, Link},
+    kernel::netlink::{ForeignRule, Link, XdpFeatures},
 };
 
 /// All facts.
@@ -21,6 +25,8 @@ pub struct Facts {
     pub host: HostFacts,
     /// `None` without traffic, or on a host with one CPU.
     pub cpu_load: Option<CpuLoad>,
+    /// Replies to probes that do not arrive as they should. Only looked for if probes were lost.
+    pub stray_replies: BTreeSet<StrayReply>,
     /// Checks that could not be made, with the reason.
     pub unchecked: Vec<String>,
 }
@@ -30,6 +36,20 @@ pub struct Facts {
 pub struct CpuLoad {
     /// Packets that the program processes, by number of the CPU.
     pub packets_per_second: BTreeMap<u32, u64>,
+}
+
+/// A reply to a probe that its check does not accept, or that the program drops.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct StrayReply {
+    /// The connection of the check.
+    pub connection: String,
+    pub source: IpAddr,
+    /// The probe's source.
+    pub destination: IpAddr,
+    /// The interface that it came in by.
+    pub interface: String,
+    /// The reason for which the program has dropped it; `None` if it left it to the kernel.
+    pub dropped: Option<String>,
 }
 
 /// The datapath in the kernel.
@@ -85,6 +105,8 @@ pub struct HostFacts {
     pub jit: Option<u32>,
     /// The kernel describes its types.
     pub has_btf: bool,
+    /// Types of programs and maps that the datapath needs and that the kernel lacks; `None`: only root may try.
+    pub missing_bpf: Option<Vec<&'static str>>,
     /// The kernel's clock is synchronized (`adjtimex(2)`).
     pub is_synchronized: Option<bool>,
     pub memory: Option<MemoryFacts>,
@@ -114,6 +136,8 @@ pub struct NetworkFacts {
     pub has_table: Option<bool>,
     /// Interfaces of connections, of the VPC and of underlays, by name.
     pub interfaces: BTreeMap<String, InterfaceFacts>,
+    /// By name of the connection or tunnel.
+    pub paths: BTreeMap<String, PathFacts>,
     /// Number of online CPUs.
     pub cpus: Option<usize>,
 }
@@ -138,4 +162,43 @@ pub struct InterfaceFacts {
     pub is_hardware: bool,
     /// Receive and transmit queues in use, if known.
     pub queues: Option<[usize; 2]>,
+    /// The driver's name, of a device.
+    pub driver: Option<String>,
+    /// `None` before Linux 6.3.
+    pub xdp_features: Option<XdpFeatures>,
+    /// Names of the offloads in force, as `ethtool -k` shows the kernel's.
+    pub offloads: Option<BTreeSet<String>>,
+    /// The VLAN interfaces above it.
+    pub vlans: Vec<String>,
+    /// Of a veth interface.
+    pub other_end: Option<OtherEndFacts>,
+}
+
+/// The other end of a veth pair.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OtherEndFacts {
+    /// `None`: it is in another network namespace.
+    pub name: Option<String>,
+    /// It has GRO or native XDP, so that it takes frames from XDP; `None` if unknown.
+    pub has_napi: Option<bool>,
+}
+
+/// The paths of a connection's packets.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PathFacts {
+    /// Of its encrypted packets, to the site's public address.
+    pub outside: Option<PathMtu>,
+    /// Of packets in the tunnel, to a destination of its health check.
+    pub inside: Option<PathMtu>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PathMtu {
+    pub destination: IpAddr,
+    /// The interface by which packets leave.
+    pub interface: String,
+    /// Its MTU.
+    pub link: u32,
+    /// A smaller MTU that the kernel knows: of a router's "fragmentation needed", or of the route.
+    pub known: Option<u32>,
 }

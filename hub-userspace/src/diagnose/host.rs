@@ -24,7 +24,7 @@ const FORWARDING: [&str; 2] = ["net.ipv4.ip_forward", "net.ipv6.conf.all.forward
 const OF_ONE_FAMILY: [&str; 2] = ["ipv4", "ipv6"];
 
 pub fn judge(facts: &Facts) -> Vec<Finding> {
-    let HostFacts { kernel, jit, has_btf, is_synchronized, memory, network } = &facts.host;
+    let HostFacts { kernel, jit, has_btf, missing_bpf, is_synchronized, memory, network } = &facts.host;
     let mut findings = agent(facts);
     findings.extend(kernel.as_deref().map(self::kernel));
     findings.extend(jit.map(bpf_jit));
@@ -38,6 +38,7 @@ pub fn judge(facts: &Facts) -> Vec<Finding> {
             "use a kernel with CONFIG_DEBUG_INFO_BTF, as distributions build it",
         ),
     });
+    findings.extend(missing_bpf.as_deref().map(bpf_features));
     findings.extend(is_synchronized.map(clock));
     findings.extend(memory.map(|memory| self::memory(memory.available, memory.total)));
     match network {
@@ -133,6 +134,22 @@ fn bpf_jit(enabled: u32) -> Finding {
             "`sysctl net.core.bpf_jit_enable=1`, and a file in /etc/sysctl.d",
         ),
         _ => Finding::ok(Area::Host, subject, Code::BpfJit, "the kernel compiles BPF programs"),
+    }
+}
+
+fn bpf_features(missing: &[&str]) -> Finding {
+    match missing {
+        [] => {
+            let message = "the kernel has the types of programs and maps that the datapath needs";
+            Finding::ok(Area::Host, "BPF", Code::BpfFeatures, message)
+        }
+        missing => Finding::error(
+            Area::Host,
+            "BPF",
+            Code::BpfFeatures,
+            format!("the kernel lacks {}: the datapath cannot be loaded", missing.join(", ")),
+            "use a kernel with CONFIG_BPF_SYSCALL, as distributions build it; in a container, permit bpf(2)",
+        ),
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
+    driver,
     facts::{ConfigFacts, InterfaceFacts, NetworkFacts},
     remedy,
 };
@@ -36,6 +37,8 @@ pub fn judge(
         findings.extend(attachment(name, &attached));
         if let Some(facts) = network.and_then(|network| network.interfaces.get(name)) {
             findings.extend(settings(name, facts, attached.is_site));
+            findings.extend(driver::redirect_target(name, facts, attached.of));
+            findings.extend(driver::offloads(name, facts, attached.of));
             findings.extend(network.and_then(|network| queues(name, facts, attached.of, network.cpus)));
             findings.extend(config.and_then(|config| mtu(name, facts, config, network)));
         }

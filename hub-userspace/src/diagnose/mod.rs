@@ -6,10 +6,13 @@
 //! | `connection` | judges connections and their routes (pure) |
 //! | `configuration` | judges the configuration in force: quotas, conflicts, objects set aside, certificates (pure) |
 //! | `cpus` | judges how the packets are distributed over the CPUs (pure) |
+//! | `driver` | judges what an interface takes from XDP, and its offloads (pure) |
 //! | `interface` | judges attachments and underlays (pure) |
+//! | `path` | judges the MTU of the paths to the sites (pure) |
+//! | `replies` | judges replies to probes that arrive on other interfaces, or are dropped (pure) |
 //! | `host` | judges the kernel, its settings, other processes' rules, the agent (pure) |
 //! | `remedy` | splits texts of the status into what is wrong and what to do (pure) |
-//! | `gather` | reads the facts: /proc, /sys, netlink, files of certificates |
+//! | `gather` | reads the facts: /proc, /sys, netlink, files of certificates; for some seconds, replies to probes |
 //! | `text` | the findings for people |
 //!
 //! Every check that finds nothing wrong has a finding with severity `ok`, so that the output shows what was checked.
@@ -17,11 +20,14 @@
 mod configuration;
 mod connection;
 mod cpus;
+mod driver;
 pub mod facts;
 pub mod gather;
 mod host;
 mod interface;
+mod path;
 mod remedy;
+mod replies;
 mod text;
 
 use anyhow::{Result, bail};
@@ -44,6 +50,8 @@ pub fn diagnose(facts: &Facts) -> Diagnosis {
     if let Some(status) = &facts.status {
         findings.extend(interface::judge(status, facts.host.network.as_ref(), facts.config.as_ref(), None));
         findings.extend(connection::judge(status, None));
+        findings.extend(path::judge(facts, status, None));
+        findings.extend(replies::judge(facts, status, None));
     }
     Diagnosis::new(facts.status.is_some(), findings)
 }
@@ -72,6 +80,8 @@ pub fn diagnose_connection(facts: &Facts, name: &str) -> Result<Diagnosis> {
         findings.extend(interface::judge(status, network, facts.config.as_ref(), Some(&member.interface)));
     }
     findings.extend(connection::judge(status, Some(name)));
+    findings.extend(path::judge(facts, status, Some(name)));
+    findings.extend(replies::judge(facts, status, Some(name)));
     Ok(Diagnosis::new(true, findings))
 }
 

@@ -24,6 +24,7 @@ use super::{
     echo,
     socket::{Cookie, EchoSocket, IpVersion},
 };
+use crate::background::Background;
 
 /// Delay between the starts of new checks: a tunnel's queue holds a few hundred packets, and thousands of checks may
 /// be added at once.
@@ -46,6 +47,8 @@ pub enum ProberCommand {
         connection: String,
         target: CheckTarget,
         reports: Vec<SharedReport>,
+        /// The first ICMP identifier to use, or the next free one.
+        identifier: u16,
     },
     Link {
         connection: String,
@@ -62,7 +65,12 @@ pub struct InterfaceProber {
 }
 
 impl InterfaceProber {
-    pub fn start(ifindex: u32, version: IpVersion, events: UnboundedSender<VerdictChange>) -> Self {
+    pub fn start(
+        background: &Background,
+        ifindex: u32,
+        version: IpVersion,
+        events: UnboundedSender<VerdictChange>,
+    ) -> Self {
         let (sender, commands) = unbounded_channel();
         let worker = Worker {
             ifindex,
@@ -73,10 +81,9 @@ impl InterfaceProber {
             checks: HashMap::new(),
             identifiers: HashMap::new(),
             due: BTreeSet::new(),
-            next_identifier: 0,
             next_start: Instant::now(),
         };
-        tokio::spawn(worker.run(commands));
+        background.spawn(worker.run(commands));
         Self { commands: sender }
     }
 
@@ -109,7 +116,6 @@ struct Worker {
     identifiers: HashMap<String, Vec<u16>>,
     /// When each check's next probe is due.
     due: BTreeSet<(Instant, u16)>,
-    next_identifier: u16,
     next_start: Instant,
 }
 
@@ -136,7 +142,9 @@ impl Worker {
 
     fn obey(&mut self, command: ProberCommand) {
         match command {
-            ProberCommand::Add { connection, target, reports } => self.add(&connection, &target, reports),
+            ProberCommand::Add { connection, target, reports, identifier } => {
+                self.add(&connection, &target, reports, identifier);
+            }
             ProberCommand::Link { connection, link } => self.set_link(&connection, link),
             ProberCommand::Remove { connection } => {
                 for identifier in self.identifiers.remove(&connection).unwrap_or_default() {
@@ -148,16 +156,16 @@ impl Worker {
         }
     }
 
-    fn add(&mut self, connection: &str, target: &CheckTarget, reports: Vec<SharedReport>) {
+    fn add(&mut self, connection: &str, target: &CheckTarget, reports: Vec<SharedReport>, mut first: u16) {
         let CheckTarget { link, check, .. } = target;
         for (&destination, report) in check.destinations.iter().zip(reports) {
-            let first = self.next_identifier;
             let mut identifiers = (0..=u16::MAX).map(|step| first.wrapping_add(step));
             let Some(identifier) = identifiers.find(|identifier| !self.checks.contains_key(identifier)) else {
                 warn!(name: "health_check_impossible", connection, "no health check: 65536 destinations are probed through this interface already");
                 return;
             };
-            self.next_identifier = identifier.wrapping_add(1);
+            first = identifier.wrapping_add(1);
+            lock(&report).identifier = Some(identifier);
             let start = self.next_start.max(Instant::now());
             self.next_start = start + SPACING;
             let (source, link, connection) = (check.source, *link, connection.to_owned());

@@ -8,11 +8,13 @@
 //! - [`Prober`] follows the desired state; it starts and stops lines.
 //! - A `line` is an interface and IP version: one socket and one task for all checks through it, so that thousands of
 //!   connections may share an interface. Each destination of a check is probed by itself; `report` sums them up.
+//! - [`ReplyListener`] hears replies on all interfaces, for a diagnosis.
 //! - `check` and `echo` are pure: the state of a check, and its packets.
 
 mod check;
 mod echo;
 mod interface_prober;
+mod listener;
 mod prober;
 mod report;
 mod socket;
@@ -20,6 +22,7 @@ mod socket;
 use std::collections::BTreeMap;
 
 pub use check::RecentProbes;
+pub use listener::{ProbeReply, ReplyListener, probe_reply};
 pub use prober::{ProbeCounts, Prober};
 pub use report::{HealthReport, Verdict};
 

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
+    io,
     ops::Add,
 };
 
@@ -12,18 +13,23 @@ use super::{
     interface_prober::{InterfaceProber, ProberCommand, SharedReport, lock},
     socket::IpVersion,
 };
-use crate::config::Config;
+use crate::{background::Background, config::Config};
 
 type Key = (u32, IpVersion);
 
 /// Runs health checks. They end when it is dropped.
 pub struct Prober {
+    /// Where the checks run: nothing else that the agent does delays a probe or its reply.
+    background: Background,
     events: UnboundedSender<VerdictChange>,
     lines: HashMap<Key, InterfaceProber>,
     /// By connection, with a report for each destination.
     checks: BTreeMap<String, (CheckTarget, Vec<SharedReport>)>,
     /// Probes of earlier checks of each connection.
     earlier: BTreeMap<String, ProbeCounts>,
+    /// The ICMP identifier of the next destination. So a reply on another interface belongs to one check, as long as there
+    /// are no more than 65536 destinations.
+    next_identifier: u16,
 }
 
 /// Probes of a connection.
@@ -44,9 +50,20 @@ impl Add<&HealthReport> for ProbeCounts {
 
 impl Prober {
     /// Starts without checks. Verdicts go to `events` only when they change: at most one per interval and check, so the
-    /// channel is unbounded.
-    pub fn start(events: UnboundedSender<VerdictChange>) -> Self {
-        Self { events, lines: HashMap::new(), checks: BTreeMap::new(), earlier: BTreeMap::new() }
+    /// channel is unbounded. Checks run on a thread of their own, in the network namespace of the calling thread.
+    ///
+    /// # Errors
+    /// When the thread cannot be started.
+    pub fn start(events: UnboundedSender<VerdictChange>) -> io::Result<Self> {
+        let background = Background::start("health")?;
+        Ok(Self {
+            background,
+            events,
+            lines: HashMap::new(),
+            checks: BTreeMap::new(),
+            earlier: BTreeMap::new(),
+            next_identifier: 0,
+        })
     }
 
     /// Starts and stops checks so that exactly those in `desired` run, by connection.
@@ -54,8 +71,6 @@ impl Prober {
     /// A check continues with its state if it is unchanged, or if only the link address of its peer changed. A new or
     /// changed check starts from scratch, with a probe at once. Its [`HealthReport`] is empty from here on, and an
     /// event of its predecessor may still be in the channel.
-    ///
-    /// Must be called in a tokio runtime. Checks run in the network namespace of that runtime's threads.
     pub fn set(&mut self, desired: BTreeMap<String, CheckTarget>) {
         let gone: Vec<String> =
             self.checks.keys().filter(|connection| !desired.contains_key(*connection)).cloned().collect();
@@ -112,8 +127,10 @@ impl Prober {
         let line = self
             .lines
             .entry((ifindex, version))
-            .or_insert_with(|| InterfaceProber::start(ifindex, version, self.events.clone()));
-        line.command(ProberCommand::Add { connection, target, reports });
+            .or_insert_with(|| InterfaceProber::start(&self.background, ifindex, version, self.events.clone()));
+        let identifier = self.next_identifier;
+        self.next_identifier = identifier.wrapping_add(reports.len() as u16);
+        line.command(ProberCommand::Add { connection, target, reports, identifier });
     }
 
     fn remove(&mut self, connection: String) {

@@ -85,6 +85,9 @@ pub struct HealthReport {
     pub last_reply: Option<Instant>,
     /// Why the last probe could not be sent, in a sentence.
     pub problem: Option<String>,
+    /// The ICMP identifier of the probes, different for each destination of all checks; of one destination.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identifier: Option<u16>,
     /// The reports of several destinations, which this one sums up.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub targets: BTreeMap<IpAddr, HealthReport>,

@@ -2,6 +2,7 @@
 
 use std::{
     io::{self, Read as _},
+    mem::MaybeUninit,
     net::IpAddr,
 };
 
@@ -42,8 +43,18 @@ pub struct EchoSocket {
 }
 
 impl EchoSocket {
-    /// Needs `CAP_NET_RAW`.
+    /// Receives replies to probes with this cookie. Needs `CAP_NET_RAW`.
     pub fn open(ifindex: u32, version: IpVersion, cookie: Cookie) -> io::Result<Self> {
+        Self::with_filter(ifindex, version, Some(cookie))
+    }
+
+    /// Receives all echo replies to this host, on all interfaces. Needs `CAP_NET_RAW`.
+    pub fn open_anywhere(version: IpVersion) -> io::Result<Self> {
+        // Any interface (packet(7)).
+        Self::with_filter(0, version, None)
+    }
+
+    fn with_filter(ifindex: u32, version: IpVersion, cookie: Option<Cookie>) -> io::Result<Self> {
         // With protocol 0 the socket receives nothing until bind, when the filter is already attached.
         let socket = Socket::new(Domain::PACKET, Type::DGRAM, Some(Protocol::from(0)))?;
         socket.set_nonblocking(true)?;
@@ -65,16 +76,35 @@ impl EchoSocket {
         self.socket.async_io(Interest::READABLE, |mut socket| socket.read(buffer)).await
     }
 
+    /// As [`Self::receive`], with the index of the interface that the packet came in by.
+    pub async fn receive_from(&self, buffer: &mut [u8]) -> io::Result<(usize, u32)> {
+        self.socket.async_io(Interest::READABLE, |socket| receive_from(socket, buffer)).await
+    }
+
     /// Receives a packet without waiting; `WouldBlock` if there is none.
     pub fn receive_now(&self, buffer: &mut [u8]) -> io::Result<usize> {
         self.socket.get_ref().read(buffer)
     }
 }
 
-/// Accepts only echo replies that were sent to this host and start with the cookie.
+fn receive_from(socket: &Socket, buffer: &mut [u8]) -> io::Result<(usize, u32)> {
+    let mut received = vec![MaybeUninit::new(0); buffer.len()];
+    let (length, sender) = socket.recv_from(&mut received)?;
+    for (to, from) in buffer.iter_mut().zip(&received[..length]) {
+        // SAFETY: every element was initialized above.
+        *to = unsafe { from.assume_init() };
+    }
+    let mut sender = sender.as_storage();
+    // SAFETY: the kernel writes a `sockaddr_ll` for a packet socket, of which a `LinkAddress` is a longer form; what it
+    // does not write is zero. All bits are valid in its fields, and `view_as` asserts that it fits.
+    let sender = unsafe { sender.view_as::<LinkAddress>() };
+    Ok((length, sender.ifindex.cast_unsigned()))
+}
+
+/// Accepts only echo replies that were sent to this host and start with the cookie, if there is one.
 ///
 /// A classic BPF program. Offsets count from the IP header; loads beyond the packet's end reject it.
-fn filter(version: IpVersion, cookie: Cookie) -> Vec<SockFilter> {
+fn filter(version: IpVersion, cookie: Option<Cookie>) -> Vec<SockFilter> {
     const LOAD_WORD: u16 = 0x20;
     const LOAD_BYTE: u16 = 0x30;
     const LOAD_WORD_BEHIND: u16 = 0x40;
@@ -95,20 +125,27 @@ fn filter(version: IpVersion, cookie: Cookie) -> Vec<SockFilter> {
         IpVersion::V4 => (IPV4_PROTOCOL, ICMP, ICMP_REPLY, LOAD_LENGTH_OF_IPV4_HEADER, 0),
         IpVersion::V6 => (IPV6_NEXT_HEADER, ICMPV6, ICMPV6_REPLY, LOAD_IMMEDIATE_INDEX, IPV6_HEADER as u32),
     };
-    // (operation, jump if equal, jump if not, operand); jumps count from the next instruction.
-    vec![
-        SockFilter::new(LOAD_WORD, 0, 0, PACKET_TYPE),
-        SockFilter::new(JUMP_EQUAL, 0, 8, PACKET_HOST),
-        SockFilter::new(LOAD_BYTE, 0, 0, protocol_at),
-        SockFilter::new(JUMP_EQUAL, 0, 6, protocol.into()),
-        SockFilter::new(load_index, 0, 0, operand),
-        SockFilter::new(LOAD_BYTE_BEHIND, 0, 0, 0),
-        SockFilter::new(JUMP_EQUAL, 0, 3, reply.into()),
-        SockFilter::new(LOAD_WORD_BEHIND, 0, 0, PAYLOAD),
-        SockFilter::new(JUMP_EQUAL, 0, 1, u32::from_be_bytes(cookie)),
-        SockFilter::new(RETURN, 0, 0, u32::MAX),
-        SockFilter::new(RETURN, 0, 0, 0),
+    let of_cookie = cookie.map(|cookie| [(LOAD_WORD_BEHIND, PAYLOAD), (JUMP_EQUAL, u32::from_be_bytes(cookie))]);
+    let tests: Vec<(u16, u32)> = [
+        (LOAD_WORD, PACKET_TYPE),
+        (JUMP_EQUAL, PACKET_HOST),
+        (LOAD_BYTE, protocol_at),
+        (JUMP_EQUAL, protocol.into()),
+        (load_index, operand),
+        (LOAD_BYTE_BEHIND, 0),
+        (JUMP_EQUAL, reply.into()),
     ]
+    .into_iter()
+    .chain(of_cookie.into_iter().flatten())
+    .collect();
+    let count = tests.len();
+    // Jumps count from the next instruction. A test that fails jumps over the others and the acceptance.
+    let instructions = tests.into_iter().enumerate().map(|(at, (operation, operand))| {
+        let otherwise = if operation == JUMP_EQUAL { (count - at) as u8 } else { 0 };
+        SockFilter::new(operation, 0, otherwise, operand)
+    });
+    let ends = [SockFilter::new(RETURN, 0, 0, u32::MAX), SockFilter::new(RETURN, 0, 0, 0)];
+    instructions.chain(ends).collect()
 }
 
 /// `struct sockaddr_ll`, with room for the longest link address: the kernel requires as many bytes as the interface's

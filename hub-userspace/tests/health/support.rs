@@ -48,7 +48,7 @@ pub fn desired(targets: &[(&str, CheckTarget)]) -> BTreeMap<String, CheckTarget>
 impl Probing {
     pub fn start(targets: &[(&str, CheckTarget)]) -> Self {
         let (sender, events) = unbounded_channel();
-        let mut prober = Prober::start(sender);
+        let mut prober = Prober::start(sender).unwrap();
         prober.set(desired(targets));
         Self { prober, events }
     }

@@ -22,8 +22,8 @@ pub struct HubConfig {
     pub routes: Vec<RouteConfig>,
     /// Contents of `[learn]`; `None`: no such section.
     pub learn: Option<&'static str>,
-    /// `[[policy_route]]` sections.
-    pub policy_routes: String,
+    /// Further sections, such as `[[policy_route]]`.
+    pub sections: String,
 }
 
 /// The hub's public side, as its sites reach it.
@@ -111,7 +111,7 @@ impl HubConfig {
             connections,
             routes: Vec::new(),
             learn: None,
-            policy_routes: String::new(),
+            sections: String::new(),
         };
         for site in sites {
             config.add_routes(site, 0, 100);
@@ -259,7 +259,7 @@ impl fmt::Display for HubConfig {
             writeln!(f, "[[route]]\ndestination = \"{destination}\"\nnext_hop = \"{next_hop}\"")?;
             writeln!(f, "weight = {weight}\npublish = {publish}\n")?;
         }
-        f.write_str(&self.policy_routes)
+        f.write_str(&self.sections)
     }
 }
 

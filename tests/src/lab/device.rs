@@ -22,6 +22,7 @@ const ETHTOOL_GFLAGS: u32 = 0x25;
 const ETHTOOL_SFLAGS: u32 = 0x26;
 const ETHTOOL_SGRO: u32 = 0x2c; // gro
 const ETH_FLAG_TXVLAN: u32 = 1 << 7;
+const ETH_FLAG_RXVLAN: u32 = 1 << 8;
 const SIOCETHTOOL: libc::c_ulong = 0x8946;
 
 /// An Ethernet address, in transmission order.
@@ -169,6 +170,19 @@ impl Namespace {
     /// When the device does not exist or refuses.
     pub fn set_gro(&self, device: &str, on: bool) -> anyhow::Result<()> {
         self.features(device, &[(ETHTOOL_SGRO, u32::from(on))], 0)
+    }
+
+    /// Turns the removal of VLAN tags from received frames on or off (`ethtool -K DEVICE rxvlan`).
+    ///
+    /// # Errors
+    /// When the device does not exist or refuses.
+    pub fn set_rx_vlan(&self, device: &str, on: bool) -> anyhow::Result<()> {
+        self.enter(|| {
+            let flags = ethtool(device, ETHTOOL_GFLAGS, 0)?;
+            let flags = if on { flags | ETH_FLAG_RXVLAN } else { flags & !ETH_FLAG_RXVLAN };
+            ethtool(device, ETHTOOL_SFLAGS, flags).map(drop)
+        })?
+        .with_context(|| format!("setting rxvlan of {device} in {}", self.name()))
     }
 
     fn features(&self, device: &str, values: &[(u32, u32)], clear_flags: u32) -> anyhow::Result<()> {

@@ -17,6 +17,7 @@ mod kernel;
 mod mending;
 mod mtu;
 mod others;
+mod path;
 mod reasons;
 mod record;
 mod restart;
@@ -70,6 +71,7 @@ fn main() -> ExitCode {
         starter::CASES,
         kernel::CASES,
         mtu::CASES,
+        path::CASES,
         translate::CASES,
         trap::CASES,
         others::CASES,

@@ -1,4 +1,4 @@
-//! A flood of one reason costs the others nothing, and what is left out is counted exactly.
+//! A flood of one reason costs the others nothing, nor the health checks, and what is left out is counted exactly.
 
 use std::collections::BTreeMap;
 
@@ -49,7 +49,9 @@ fn flood_of_a_reason_loses_no_packet_of_another_at_tc() {
 
 fn flooded(arguments: &[&str]) {
     let world = World::three_offices(&Options::default()).unwrap();
-    let rig = Rig::start_in(world, &HubConfig::offices(&SITES), arguments).unwrap();
+    let mut config = HubConfig::offices(&SITES);
+    config.connection("hangzhou").health_check = true;
+    let rig = Rig::start_in(world, &config, arguments).unwrap();
     rig.warm_up(&SITES).unwrap();
     let filter = ["--reason", "spoofed_source,malformed"];
     let both = Listener::start(&rig.agent, &filter);
@@ -68,6 +70,9 @@ fn flooded(arguments: &[&str]) {
     }
     wire.send(&udp(SHANGHAI.host4(), VPC.host4, (LAST, 2)).ip_length(1400));
     assert_eq!(rare.next()["source_port"], LAST);
+    // Neither did the listeners delay a probe, or its reply.
+    let health = rig.agent.status().unwrap().connection("hangzhou")["health"].clone();
+    assert!(health["recent_lost"] == 0 && health["recent_probes"].as_u64() > Some(0), "{health}");
     silent.kill().unwrap();
     silent.wait().unwrap();
     rig.stop().unwrap();

@@ -2,6 +2,8 @@
 
 #[path = "../harness/mod.rs"]
 mod harness;
+
+mod board;
 mod offices;
 mod prometheus;
 mod tunnel;
@@ -9,16 +11,18 @@ mod tunnel;
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context as _, Result};
+use hub_tests::board::BoardLab;
 use hub_tests::document::{Document, Varying};
-use hub_tests::lab::{Agent, Charon, HUB, World, agent_binary};
+use hub_tests::lab::{Agent, Charon, HUB, Prometheus, World, agent_binary};
 
 /// The full time passes only on failure.
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(30);
 
 fn main() -> ExitCode {
-    let cases: [harness::Case; 3] = [
-        (prometheus::missing(), "questions_about_three_offices", offices::questions),
+    let cases: [harness::Case; 4] = [
+        (Prometheus::missing(), "questions_about_three_offices", offices::questions),
         (Charon::missing(), "question_about_a_tunnel", tunnel::question),
+        (BoardLab::missing(), "every_query_of_the_board_has_data", board::queries),
         (None, "every_question_is_asked", every_question),
     ];
     harness::run(cases.into_iter())

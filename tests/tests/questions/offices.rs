@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use hub_tests::document::Varying;
 use hub_tests::lab::{
-    AgentCommand, FrameSocket, HANGZHOU, HUB, HubConfig, NINGBO, Options, Ping, Rig, SHANGHAI, Site, VPC, World,
-    agent_binary, retry_within,
+    AgentCommand, FrameSocket, HANGZHOU, HUB, HubConfig, NINGBO, Options, Ping, Prometheus, Rig, SHANGHAI, Site, VPC,
+    World, agent_binary, retry_within,
 };
 use hub_tests::packet::Packet;
 
-use crate::prometheus::{METRICS, Prometheus, wait_for};
+use crate::prometheus::{self, wait_for};
 use crate::{PATIENCE, Shell};
 
 pub const ASKED: &[&str] = &[
@@ -33,7 +33,7 @@ fn rig() -> Rig {
     let world = World::three_offices(&options).unwrap();
     let mut config = HubConfig::offices(&SITES).second_link(&SHANGHAI, [100, 0]);
     config.connection("hangzhou").health_check = true;
-    let text = format!("{config}{METRICS}");
+    let text = format!("{config}{}", Prometheus::METRICS);
     let agent = AgentCommand::new(agent_binary()).start_with(&world[HUB], &text).unwrap();
     let rig = Rig { agent, world };
     rig.warm_up(&SITES).unwrap();
@@ -74,7 +74,7 @@ fn beside(action: impl Fn() + Sync, asks: impl FnOnce()) {
 
 pub fn questions() {
     let rig = rig();
-    let _prometheus = Prometheus::start(&rig.agent, &rig.world);
+    let _prometheus = prometheus::start(&rig.agent, &rig.world);
     let mut shell = Shell::new(&rig.agent, &rig.world);
     let [why, drops, whose, who, way, busy, maintenance, changed, published] = *ASKED else { unreachable!() };
 

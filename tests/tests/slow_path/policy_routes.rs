@@ -20,7 +20,7 @@ fn by_source() -> HubConfig {
         (SHANGHAI.network6().to_string(), HANGZHOU.network6().to_string()),
     ];
     for (source, destination) in prefixes {
-        let text = &mut config.policy_routes;
+        let text = &mut config.sections;
         writeln!(text, "[[policy_route]]\nsource = \"{source}\"\ndestination = \"{destination}\"").unwrap();
         writeln!(text, "next_hop = \"ningbo\"\n").unwrap();
     }
@@ -107,7 +107,7 @@ fn rules_and_tables_come_and_go_with_policy_routes() {
     rig.agent.json(&["policy-route", "delete", source, destination]).expect_err("it is the file's");
     let file = rig.agent.config();
     let text = std::fs::read_to_string(&file).unwrap();
-    std::fs::write(&file, text.replace(&by_source().policy_routes, "")).unwrap();
+    std::fs::write(&file, text.replace(&by_source().sections, "")).unwrap();
     rig.agent.json(&["reload"]).unwrap();
     for family in ["-4", "-6"] {
         let rules = hub.ip(&format!("{family} rule show")).unwrap();

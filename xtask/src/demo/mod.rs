@@ -81,8 +81,8 @@ pub fn run(args: &Args) -> Result<ExitCode> {
 }
 
 /// The same again through sudo, in our place: signals, terminal and exit code are then its own.
-fn as_root() -> Result<ExitCode> {
-    let sudo = host::command("sudo").context("the demo makes network namespaces: run it as root, or install sudo")?;
+pub fn as_root() -> Result<ExitCode> {
+    let sudo = host::command("sudo").context("it makes network namespaces: run it as root, or install sudo")?;
     let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
     let demo = std::env::current_exe().context("finding the xtask program")?;
     Err(Command::new(sudo).arg("-E").arg(demo).args(arguments).arg("--built").exec()).context("running sudo")

@@ -26,6 +26,9 @@ pub struct Health {
     /// Of these, those without a reply in time.
     #[serde(default)]
     pub recent_lost: u32,
+    /// ICMP identifier of the probes, by which a capture shows them; `None` with several destinations.
+    #[serde(default)]
+    pub identifier: Option<u16>,
     /// The destinations, if there are several; the fields above sum them up.
     #[serde(default)]
     pub targets: Vec<HealthTarget>,
@@ -47,6 +50,9 @@ pub struct HealthTarget {
     pub round_trip: Option<f64>,
     /// Why the last probe could not be sent.
     pub problem: Option<String>,
+    /// As that of [`Health`].
+    #[serde(default)]
+    pub identifier: Option<u16>,
 }
 
 impl From<&HealthReport> for Health {
@@ -60,6 +66,7 @@ impl From<&HealthReport> for Health {
             lost: report.lost,
             round_trip: report.round_trip.map(|time| time.as_secs_f64()),
             problem: report.problem.clone(),
+            identifier: report.identifier,
         };
         Self {
             healthy: report.is_answered(),
@@ -69,7 +76,15 @@ impl From<&HealthReport> for Health {
             round_trip: report.round_trip.map(|time| time.as_secs_f64()),
             recent_probes,
             recent_lost,
+            identifier: report.identifier,
             targets: report.targets.iter().map(target).collect(),
         }
+    }
+}
+
+impl Health {
+    /// The ICMP identifiers of its probes.
+    pub fn identifiers(&self) -> impl Iterator<Item = u16> {
+        self.identifier.into_iter().chain(self.targets.iter().filter_map(|target| target.identifier))
     }
 }

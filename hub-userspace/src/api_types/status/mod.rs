@@ -2,6 +2,7 @@
 
 mod cpus;
 mod health;
+mod outside;
 mod routes;
 mod tunnels;
 pub mod warning;
@@ -18,6 +19,7 @@ use serde::{Deserialize, Serialize};
 pub use self::{
     cpus::{CpuStatus, InterruptStatus, InterruptsOfCpu, PacketsOfCpu, QueueStatus, ReceiveStatus},
     health::{Health, HealthTarget},
+    outside::OutsideStatus,
     routes::{LearnedStatus, PolicyRouteStatus, RouteStatus},
     without_agent::{RunningConnectionStatus, RunningInterfaceStatus, WithoutAgent},
 };
@@ -280,6 +282,9 @@ pub struct IpsecStatus {
     /// Selectors of the configuration that no SA admits.
     #[serde(default)]
     pub missing: Vec<MissingStatus>,
+    /// The packets of the newest child SA, as they leave; `None` without one.
+    #[serde(default)]
+    pub outside: Option<OutsideStatus>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -364,6 +369,7 @@ impl From<&Tunnel> for IpsecStatus {
             fault_code: tunnel.fault.map(|fault| fault.name().to_owned()),
             cloud_code: tunnel.fault.and_then(Fault::cloud_code).map(str::to_owned),
             missing: Vec::new(),
+            outside: tunnel.children.last().map(|child| (&child.outside).into()),
         }
     }
 }

@@ -163,3 +163,44 @@ fn read_keys(news: &Sender<News>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{env, process::Command};
+
+    use super::*;
+
+    const PANICS: &str = "cli::top::live::tests::screen_panics";
+
+    /// In a terminal of its own, by the test below.
+    #[test]
+    #[ignore = "panics: run by panic_gives_the_terminal_back, in a terminal"]
+    fn screen_panics() {
+        let mut screen = Screen(ratatui::try_init().expect("a terminal"));
+        screen.0.draw(|frame| frame.render_widget("drawn", frame.area())).expect("a terminal");
+        panic!("the panic of the test");
+    }
+
+    #[test]
+    fn panic_gives_the_terminal_back() {
+        let program = env::current_exe().expect("this program");
+        let command = format!("'{}' --exact {PANICS} --ignored --nocapture", program.display());
+        // script(1) makes the terminal; stty shows how it is left.
+        let output = Command::new("script")
+            .args(["-qec", &format!("stty rows 24 cols 80; stty -a; {command}; stty -a"), "/dev/null"])
+            .output();
+        let output = output.expect("script, of bsdutils");
+        let shown = String::from_utf8_lossy(&output.stdout).into_owned();
+        let find = |what: &str| shown.find(what).unwrap_or_else(|| panic!("no {what:?} in {shown:?}"));
+        let (begin, left, message) = (find("\x1b[?1049h"), find("\x1b[?1049l"), find("the panic of the test"));
+        assert!(begin < find("drawn") && find("drawn") < left, "nothing was drawn: {shown:?}");
+        assert!(left < message, "the message is on the alternate screen, which is gone: {shown:?}");
+        assert!(shown.rfind("\x1b[?1049h") < shown.rfind("\x1b[?1049l"), "the alternate screen stays: {shown:?}");
+        assert!(shown.rfind("\x1b[?25l") < shown.rfind("\x1b[?25h"), "the cursor stays hidden: {shown:?}");
+        let is_cooked = |text: &str| {
+            let has = |setting: &str| text.split_whitespace().any(|word| word == setting);
+            ["icanon", "echo", "isig"].into_iter().all(has)
+        };
+        assert!(is_cooked(&shown[..begin]) && is_cooked(&shown[message..]), "lines are not edited any more: {shown:?}");
+    }
+}

@@ -204,7 +204,7 @@ fn one_connection_has_only_its_own_findings() {
     let diagnosis = diagnose_connection(&facts, "c").expect("it exists");
     assert_eq!(faults(&diagnosis), ["error connection_down c", "error routes_unreachable c"]);
     let subjects: Vec<_> = diagnosis.findings.iter().map(|finding| finding.subject.as_str()).collect();
-    assert_eq!(subjects, ["c", "c", "tun-c"]);
+    assert_eq!(subjects, ["c", "c", "tun-c", "tun-c"]);
     let diagnosis = diagnose_connection(&facts, "b").expect("it exists");
     assert_eq!((faults(&diagnosis), diagnosis.errors), (Vec::new(), 0));
 }

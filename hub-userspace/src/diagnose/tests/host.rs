@@ -39,10 +39,12 @@ fn kernel_before_6_1_is_an_error() {
 #[test]
 fn settings_of_the_kernel_are_judged() {
     let memory = |available| Some(MemoryFacts { total: 100_000, available });
-    let cases: [(Change, Option<&str>); 8] = [
+    let cases: [(Change, Option<&str>); 10] = [
         (Box::new(|host| host.jit = Some(0)), Some("warning bpf_jit net.core.bpf_jit_enable")),
         (Box::new(|host| host.jit = Some(2)), None),
         (Box::new(|host| host.has_btf = false), Some("error btf BTF")),
+        (Box::new(|host| host.missing_bpf = Some(vec!["LPM tries"])), Some("error bpf_features BPF")),
+        (Box::new(|host| host.missing_bpf = None), None),
         (Box::new(|host| host.is_synchronized = Some(false)), Some("warning clock clock")),
         (Box::new(move |host| host.memory = memory(4_999)), Some("warning memory memory")),
         (Box::new(move |host| host.memory = memory(5_000)), None),

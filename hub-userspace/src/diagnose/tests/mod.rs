@@ -3,20 +3,25 @@
 mod configuration;
 mod connection;
 mod cpus;
+mod driver;
 mod host;
 mod interface;
+mod path;
+mod replies;
 mod texts;
 
 use serde_json::{Value, json};
 
 use super::{
     diagnose,
-    facts::{ConfigFacts, Facts, HostFacts, InterfaceFacts, MemoryFacts, NeighbourFacts, NetworkFacts},
+    facts::{
+        ConfigFacts, Facts, HostFacts, InterfaceFacts, MemoryFacts, NeighbourFacts, NetworkFacts, PathFacts, PathMtu,
+    },
 };
 use crate::{
     api_types::diagnose::{Diagnosis, Finding, Severity},
     config,
-    kernel::netlink::Link,
+    kernel::netlink::{Link, XdpFeatures},
 };
 
 /// Two connections of one site, and one of another.
@@ -99,7 +104,17 @@ fn status() -> Value {
 
 fn interface(name: &str, kind: &str, mtu: u32) -> (String, InterfaceFacts) {
     let link = Link { name: name.to_owned(), kind: Some(kind.to_owned()), mtu, ..Link::default() };
-    (name.to_owned(), InterfaceFacts { link, queues: Some([1, 1]), ..InterfaceFacts::default() })
+    let (queues, offloads) = (Some([1, 1]), Some(["rx-gro".to_owned()].into()));
+    // All that a veth can take.
+    let xdp_features = (kind == "veth").then_some(XdpFeatures(0x67));
+    (name.to_owned(), InterfaceFacts { link, queues, xdp_features, offloads, ..InterfaceFacts::default() })
+}
+
+/// The path of the connection with IPsec to its site.
+fn outside(known: Option<u32>) -> (String, PathFacts) {
+    let destination = [198, 51, 100, 1].into();
+    let path = PathMtu { destination, interface: "eth0".to_owned(), link: 1500, known };
+    ("a".to_owned(), PathFacts { outside: Some(path), inside: None })
 }
 
 fn config_facts(text: &str) -> ConfigFacts {
@@ -123,12 +138,14 @@ fn healthy() -> Facts {
         has_own_rules: false,
         has_table: Some(true),
         interfaces: interfaces.into(),
+        paths: [outside(None)].into(),
         cpus: Some(4),
     };
     let host = HostFacts {
         kernel: Some("6.12.0-9-amd64".to_owned()),
         jit: Some(1),
         has_btf: true,
+        missing_bpf: Some(Vec::new()),
         is_synchronized: Some(true),
         memory: Some(MemoryFacts { total: 100_000, available: 5_000 }),
         network: Some(network),
@@ -177,18 +194,25 @@ fn healthy_hub_has_no_faults_and_shows_what_was_checked() {
         "ok connection_up a",
         "ok connection_up b",
         "ok connection_up c",
+        "ok path_mtu a",
         "ok quota gateway.max_connections",
         "ok configuration_warning configuration",
         "ok set_aside store",
         "ok attachment tun-b",
+        "ok offload tun-b",
         "ok attachment tun-c",
+        "ok offload tun-c",
         "ok attachment vpc0",
+        "ok redirect_target vpc0",
+        "ok offload vpc0",
         "ok attachment xfrm-a",
+        "ok offload xfrm-a",
         "ok interface_mtu xfrm-a",
         "ok agent agent",
         "ok kernel kernel",
         "ok bpf_jit net.core.bpf_jit_enable",
         "ok btf BTF",
+        "ok bpf_features BPF",
         "ok clock clock",
         "ok memory memory",
         "ok forwarding net.ipv4.ip_forward",

@@ -23,14 +23,18 @@
 //! | `group` | the device group of the sites' interfaces |
 //! | `interfaces` | [`Interfaces`], which creates xfrm interfaces |
 //! | `survey` | [`Survey`]: interfaces, and the rules of others |
+//! | `path` | the kernel's routes to single addresses, with the MTU of the path |
+//! | `generic` | [`DeviceQueries`]: XDP features and offloads of devices, by generic netlink |
 //! | `nft` | [`Guard`], the nftables table: another netlink family, on sockets of its own |
 
 pub mod attributes;
 mod follow;
+mod generic;
 mod group;
 mod interfaces;
 mod learn;
 mod nft;
+mod path;
 mod plan;
 mod query;
 mod reconciler;
@@ -41,15 +45,17 @@ mod survey;
 mod wire;
 
 pub use follow::HostFollower;
+pub use generic::{DeviceQueries, XdpFeatures};
 pub use group::{SITES_GROUP, put_into_group, take_out_of_group};
 pub use interfaces::{Interfaces, Problems, XfrmLink, XfrmLinks, remove_interfaces};
 pub use learn::{FollowedTable, KernelHop, KernelHops, RouteFollower, TableChanges};
 pub use nft::{Counter, Guard, GuardCounters, GuardError, GuardService, Ruleset};
+pub use path::{Path, Paths};
 pub use plan::{Family, KernelNeighbour, KernelNextHop, KernelRule, RouteAction, RouteKey, RuleKind};
 pub use reconciler::{ReconcileFailure, ReconcileReport, Reconciler};
 pub use socket::{NetlinkError, Refusal};
 pub use state::{Changes, HostState, Link, Links};
-pub use survey::{ForeignRule, Survey};
+pub use survey::{ForeignRule, OtherEnd, Survey};
 
 /// The routing protocol number of our objects: `RTA_PROTOCOL`, `FRA_PROTOCOL`, `NDA_PROTOCOL`. Not assigned in
 /// `include/uapi/linux/rtnetlink.h`. BIRD and FRR can filter our routes by it.

@@ -1,8 +1,10 @@
 //! A single look at the host's interfaces, and at the rules of other processes. Needs no privileges.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use rtnetlink::packet_route::{
     AddressFamily, RouteNetlinkMessage,
-    link::{LinkAttribute, LinkExtentMask, LinkMessage},
+    link::{LinkAttribute, LinkExtentMask, LinkMessage, LinkXdp, XdpAttached},
     rule::{RuleAction, RuleAttribute, RuleMessage},
 };
 
@@ -23,10 +25,23 @@ const KERNEL_PRIORITIES: [u32; 3] = [32767, 32766, 0];
 #[derive(Debug, Clone, Default)]
 pub struct Survey {
     pub links: Links,
+    /// The other ends of veth interfaces, by index.
+    pub other_ends: BTreeMap<u32, OtherEnd>,
     /// Rules of others, in the kernel's order, IPv4 first.
     pub rules: Vec<ForeignRule>,
     /// Whether the agent, or an earlier version, has made one.
     pub has_own_rules: bool,
+}
+
+/// The other end of a veth pair.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OtherEnd {
+    /// In this network namespace: its index, and whether it has native XDP.
+    Here {
+        ifindex: u32,
+        has_xdp: bool,
+    },
+    Elsewhere,
 }
 
 /// A rule that neither the kernel nor an earlier version of the agent has made.
@@ -46,11 +61,15 @@ impl Survey {
         let mut message = LinkMessage::default();
         message.attributes = vec![LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats])];
         let objects = requests.list("reading the interfaces", RouteNetlinkMessage::GetLink(message)).await?;
-        let links = objects.iter().filter_map(|object| match object {
-            RouteNetlinkMessage::NewLink(message) => read_link(message),
-            _ => None,
-        });
-        let links = links.collect();
+        let messages: Vec<&LinkMessage> = objects
+            .iter()
+            .filter_map(|object| match object {
+                RouteNetlinkMessage::NewLink(message) => Some(message),
+                _ => None,
+            })
+            .collect();
+        let links: Links = messages.iter().filter_map(|message| read_link(message)).collect();
+        let other_ends = other_ends(&links, &messages);
         let (mut rules, mut has_own_rules) = (Vec::new(), false);
         for (family, number) in [(Family::V4, AddressFamily::Inet), (Family::V6, AddressFamily::Inet6)] {
             let request = RouteNetlinkMessage::GetRule(wire::all::rules(number));
@@ -61,8 +80,38 @@ impl Survey {
                 }
             }
         }
-        Ok(Self { links, rules, has_own_rules })
+        Ok(Self { links, other_ends, rules, has_own_rules })
     }
+}
+
+fn other_ends(links: &Links, messages: &[&LinkMessage]) -> BTreeMap<u32, OtherEnd> {
+    let with_xdp = messages.iter().filter(|message| has_native_xdp(message));
+    let with_xdp: BTreeSet<u32> = with_xdp.map(|message| message.header.index).collect();
+    let is_veth = |index: u32| links.get(&index).is_some_and(|link| link.kind.as_deref() == Some("veth"));
+    let found = messages.iter().filter(|message| is_veth(message.header.index)).filter_map(|message| {
+        let (mut other, mut is_here) = (None, true);
+        for attribute in &message.attributes {
+            match attribute {
+                LinkAttribute::Link(index) => other = Some(*index),
+                LinkAttribute::LinkNetNsId(_) => is_here = false,
+                _ => {}
+            }
+        }
+        let ifindex = other?;
+        let has_xdp = with_xdp.contains(&ifindex);
+        Some((message.header.index, if is_here { OtherEnd::Here { ifindex, has_xdp } } else { OtherEnd::Elsewhere }))
+    });
+    found.collect()
+}
+
+fn has_native_xdp(message: &LinkMessage) -> bool {
+    let native = [XdpAttached::Driver, XdpAttached::Multiple];
+    message.attributes.iter().any(|attribute| match attribute {
+        LinkAttribute::Xdp(facts) => {
+            facts.iter().any(|fact| matches!(fact, LinkXdp::Attached(attached) if native.contains(attached)))
+        }
+        _ => false,
+    })
 }
 
 fn foreign_rule(family: Family, message: &RuleMessage) -> Option<ForeignRule> {
@@ -85,7 +134,10 @@ fn foreign_rule(family: Family, message: &RuleMessage) -> Option<ForeignRule> {
 
 #[cfg(test)]
 mod tests {
-    use rtnetlink::packet_route::route::RouteProtocol;
+    use rtnetlink::packet_route::{
+        link::{InfoKind, LinkInfo},
+        route::RouteProtocol,
+    };
 
     use super::*;
     use crate::kernel::netlink::PROTOCOL;
@@ -116,6 +168,34 @@ mod tests {
             let expected = expected.map(|table| ForeignRule { family: Family::V4, priority, table });
             assert_eq!(found, expected, "{priority} {table}");
         }
+    }
+
+    fn veth(index: u32, attributes: Vec<LinkAttribute>) -> LinkMessage {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        let kind = LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Veth)]);
+        message.attributes = vec![LinkAttribute::IfName(format!("veth{index}")), LinkAttribute::Mtu(1500), kind];
+        message.attributes.extend(attributes);
+        message
+    }
+
+    #[test]
+    fn other_end_of_a_veth_is_here_or_elsewhere() {
+        let xdp = |attached| LinkAttribute::Xdp(vec![LinkXdp::Attached(attached)]);
+        let messages = [
+            veth(1, vec![LinkAttribute::Link(2), xdp(XdpAttached::Driver)]),
+            veth(2, vec![LinkAttribute::Link(1), xdp(XdpAttached::SocketBuffer)]),
+            // An index of that namespace, which may exist here, too.
+            veth(3, vec![LinkAttribute::Link(1), LinkAttribute::LinkNetNsId(0)]),
+        ];
+        let messages: Vec<_> = messages.iter().collect();
+        let links = messages.iter().filter_map(|message| read_link(message)).collect();
+        let expected = [
+            (1, OtherEnd::Here { ifindex: 2, has_xdp: false }),
+            (2, OtherEnd::Here { ifindex: 1, has_xdp: true }),
+            (3, OtherEnd::Elsewhere),
+        ];
+        assert_eq!(other_ends(&links, &messages), expected.into());
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! A scrape as text.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use prometheus_client::{
     collector::Collector,
@@ -9,12 +9,11 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use super::{FAMILIES, Scrape};
+use super::{FAMILIES, Family, Scrape, shares};
 
 /// Usual sizes of the text's parts: growing a text of megabytes would copy it several times.
 const BASE_BYTES: usize = 16 << 10;
 const CONNECTION_BYTES: usize = 3 << 10;
-const SHARE_BYTES: usize = 96;
 
 /// Text formats.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,24 +52,36 @@ impl Format {
 /// The text of a scrape.
 pub fn encode(scrape: Scrape, format: Format) -> String {
     let shares: usize = scrape.groups.iter().map(|group| group.destinations.len() * group.shares.len()).sum();
-    let size = BASE_BYTES + scrape.connections.len() * CONNECTION_BYTES + shares * SHARE_BYTES;
-    let mut registry = Registry::default();
-    registry.register_collector(Box::new(ScrapeCollector(scrape)));
+    let size = BASE_BYTES + scrape.connections.len() * CONNECTION_BYTES + shares * shares::SAMPLE_BYTES;
     let mut text = String::with_capacity(size);
-    let written = match format {
-        Format::Prometheus => prometheus_text::encode(&mut text, &registry),
-        Format::OpenMetrics => text::encode(&mut text, &registry),
+    let is_shares = |family: &Family| family.name == shares::NAME;
+    let (first, rest) = FAMILIES.split_at(FAMILIES.iter().position(is_shares).map_or(FAMILIES.len(), |at| at + 1));
+    let scrape = Arc::new(scrape);
+    let write = |text: &mut String, families| {
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(ScrapeCollector(Arc::clone(&scrape), families)));
+        let written = match format {
+            Format::Prometheus => prometheus_text::encode(text, &registry),
+            Format::OpenMetrics => text::encode_registry(text, &registry),
+        };
+        written.expect("writing to a string cannot fail");
     };
-    written.expect("writing to a string cannot fail");
+    write(&mut text, first);
+    shares::write(&mut text, &scrape.groups);
+    write(&mut text, rest);
+    if format == Format::OpenMetrics {
+        text::encode_eof(&mut text).expect("writing to a string cannot fail");
+    }
     text
 }
 
+/// Some of the families.
 #[derive(Debug)]
-struct ScrapeCollector(Scrape);
+struct ScrapeCollector(Arc<Scrape>, &'static [Family]);
 
 impl Collector for ScrapeCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        for family in &FAMILIES {
+        for family in self.1 {
             let metric = encoder.encode_descriptor(family.name, family.help, family.unit, family.kind.into())?;
             (family.samples)(&self.0, &mut Samples(metric))?;
         }

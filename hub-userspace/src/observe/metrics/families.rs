@@ -5,7 +5,7 @@ use std::fmt;
 use hub_common::Reason;
 use prometheus_client::{metrics::MetricType, registry::Unit};
 
-use super::{ConnectionScrape, ProcessScrape, Scrape, encode::Samples};
+use super::{ConnectionScrape, ProcessScrape, Scrape, encode::Samples, shares};
 use crate::{connection::state::Health, datapath::Counters};
 
 static BYTES: Unit = Unit::Bytes;
@@ -31,6 +31,7 @@ impl From<Kind> for MetricType {
 }
 
 /// A family of metrics.
+#[derive(Debug)]
 pub struct Family {
     /// Without unit and suffix.
     pub(super) name: &'static str,
@@ -184,9 +185,10 @@ pub static FAMILIES: [Family; 41] = [
     )
     .by(&["interface", "cpu"]),
     Family::gauge(
-        "vpnhub_route_share",
+        shares::NAME,
         "Share of the destination's flows that the next hop carries now, of destinations with several next hops.",
-        shares,
+        // `shares` writes them after the others.
+        |_, _| Ok(()),
     )
     .by(&["destination", "next_hop"]),
     Family::gauge(
@@ -320,16 +322,4 @@ fn process(scrape: &Scrape, write: impl FnOnce(&ProcessScrape) -> fmt::Result) -
 fn by_reason(counters: &Counters, drops: bool, mut write: impl FnMut((&str, &str), u64) -> fmt::Result) -> fmt::Result {
     let of_kind = Reason::ALL.into_iter().filter(|reason| reason.is_drop() == drops);
     of_kind.into_iter().try_for_each(|reason| write(("reason", reason.name()), counters.reasons[reason as usize]))
-}
-
-fn shares(scrape: &Scrape, out: &mut Samples<'_>) -> fmt::Result {
-    for group in &scrape.groups {
-        for destination in &group.destinations {
-            let destination = destination.to_string();
-            for (next_hop, share) in &group.shares {
-                out.real(&[("destination", &destination), ("next_hop", next_hop)], *share)?;
-            }
-        }
-    }
-    Ok(())
 }

@@ -5,6 +5,7 @@
 mod encode;
 mod families;
 mod process;
+mod shares;
 
 pub use self::{
     encode::{Format, encode},

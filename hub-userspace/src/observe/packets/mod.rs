@@ -1,8 +1,8 @@
 //! Distributes the program's records of packets to any number of listeners.
 //!
 //! The program evaluates the listeners' filters. It has place for [`CAPTURE_FILTERS`]; listeners with equal filters share
-//! one. A task of its own reads the ring, in bounded turns, so the agent's loop does not take part. Each listener has a
-//! bounded queue: one that does not read loses records, and holds up nobody.
+//! one. A thread of its own reads the ring and writes the listeners' lines, so neither the agent's loop nor a health check
+//! waits for it. Each listener has a bounded queue: one that does not read loses records, and holds up nobody.
 
 mod outbox;
 mod task;
@@ -14,11 +14,17 @@ use tokio::sync::{mpsc, oneshot};
 
 use self::outbox::Outbox;
 pub use self::task::start;
-use crate::datapath::PacketRecord;
+use crate::{background::Background, datapath::PacketRecord};
 
 /// Where listeners come in. The default value has no program behind it.
 #[derive(Clone, Default)]
-pub struct PacketListeners(Option<mpsc::Sender<Subscribe>>);
+pub struct PacketListeners(Option<Inner>);
+
+#[derive(Clone)]
+struct Inner {
+    requests: mpsc::Sender<Subscribe>,
+    background: Background,
+}
 
 struct Subscribe {
     filter: CaptureFilter,
@@ -63,9 +69,16 @@ impl PacketListeners {
     /// When all filters are in use, or the agent is stopping.
     pub async fn subscribe(&self, filter: CaptureFilter) -> Result<Subscription, SubscribeError> {
         let (answer, subscription) = oneshot::channel();
-        let requests = self.0.as_ref().ok_or(SubscribeError::Stopping)?;
-        requests.send(Subscribe { filter, answer }).await.map_err(|_| SubscribeError::Stopping)?;
+        let inner = self.0.as_ref().ok_or(SubscribeError::Stopping)?;
+        inner.requests.send(Subscribe { filter, answer }).await.map_err(|_| SubscribeError::Stopping)?;
         subscription.await.map_err(|_| SubscribeError::Stopping)?
+    }
+
+    /// Runs a listener's task on the thread that reads the records.
+    pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        if let Some(inner) = &self.0 {
+            inner.background.spawn(task);
+        }
     }
 }
 

@@ -10,13 +10,17 @@ use std::{
 use hub_common::maps::{CAPTURE_FILTERS, CAPTURE_OUTCOMES, CaptureFilter};
 use tokio::{
     io::{Interest, unix::AsyncFd},
+    runtime::Handle,
     sync::mpsc,
     time::{MissedTickBehavior, interval},
 };
 use tracing::warn;
 
-use super::{Delivery, EndGuard, Outbox, PacketListeners, Subscribe, SubscribeError, Subscription};
-use crate::datapath::{PacketRecord, PacketTap, monotonic};
+use super::{Delivery, EndGuard, Inner, Outbox, PacketListeners, Subscribe, SubscribeError, Subscription};
+use crate::{
+    background::Background,
+    datapath::{PacketRecord, PacketTap, monotonic},
+};
 
 /// Records read at a time.
 const TURN: usize = 256;
@@ -26,14 +30,18 @@ const TICK: Duration = Duration::from_secs(1);
 /// The wall clock was set if it differs by more, in seconds.
 const STEP: f64 = 0.01;
 
-/// Starts the task. It ends with the last [`PacketListeners`]. Needs a tokio runtime.
+/// Starts the task, on a thread of its own. It ends with the last [`PacketListeners`].
 pub fn start(tap: PacketTap) -> io::Result<PacketListeners> {
+    let background = Background::start("packets")?;
+    // The descriptor is watched by that thread.
+    let handle = background.handle();
+    let _entered = handle.as_ref().map(Handle::enter);
     // SAFETY: the tap owns its file descriptor, which stays open and unchanged until the tap is dropped.
     let mut tap = unsafe { AsyncFd::register_with_interest(tap, Interest::READABLE) }?;
     let (sender, mut requests) = mpsc::channel(1);
     let (ended, mut ends) = mpsc::unbounded_channel();
     let mut listeners = Listeners { by_number: BTreeMap::new(), slots: Slots::default(), next: 0, behind: 0.0, ended };
-    tokio::spawn(async move {
+    background.spawn(async move {
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -56,7 +64,7 @@ pub fn start(tap: PacketTap) -> io::Result<PacketListeners> {
             }
         }
     });
-    Ok(PacketListeners(Some(sender)))
+    Ok(PacketListeners(Some(Inner { requests: sender, background: background.clone() })))
 }
 
 struct Listeners {

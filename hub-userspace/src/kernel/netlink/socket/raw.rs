@@ -23,7 +23,7 @@ pub struct RawMessage<'a> {
     pub kind: u16,
     /// `NLM_F_*`.
     pub flags: u16,
-    sequence: u32,
+    pub sequence: u32,
     pub payload: &'a [u8],
 }
 

@@ -1,12 +1,18 @@
 //! Reads the facts: the agent's status and configuration, /proc, /sys, netlink, files of certificates.
 //!
 //! What cannot be read is unknown, and gives no finding. Missing permissions are reported.
+//!
+//! - `network`: interfaces, rules and paths of the network namespace;
+//! - `replies`: listens for replies to probes, if some were lost.
+
+mod network;
+mod replies;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     fs, io,
     os::unix::net::UnixStream,
-    path::{Path, PathBuf},
+    path::Path,
     str::FromStr,
     time::{Duration, SystemTime},
 };
@@ -15,22 +21,17 @@ use anyhow::Result;
 use rustix::process::geteuid;
 use tokio::time::Instant;
 
-use super::facts::{
-    CertificateFacts, ConfigFacts, CpuLoad, DatapathFacts, Facts, HostFacts, IkeFacts, InterfaceFacts, MemoryFacts,
-    NeighbourFacts, NetworkFacts,
-};
+use self::network::network;
+use super::facts::{CertificateFacts, ConfigFacts, CpuLoad, DatapathFacts, Facts, HostFacts, IkeFacts, MemoryFacts};
 use crate::{
     api::Client,
-    api_types::status::{ConnectionStatus, FullStatus, Status},
+    api_types::status::{FullStatus, Status},
     config::{
         self, Config,
         ipsec::{Auth, invalid_certificate},
     },
     datapath::{self, Instance},
-    kernel::{
-        netlink::{Guard, GuardError, Survey},
-        network_namespace, sysctl,
-    },
+    kernel::network_namespace,
 };
 
 /// `STA_UNSYNC` (timex.h).
@@ -66,7 +67,10 @@ pub async fn gather(client: &Client, socket: &Path, instance: &Instance) -> Resu
     }
     facts.host = host(facts.status.as_ref(), facts.config.as_ref(), &mut facts.unchecked).await;
     if let Some(FullStatus { status, .. }) = &facts.status {
-        facts.cpu_load = cpu_load(client, status, began).await;
+        // At the same time: both take some seconds.
+        let load = cpu_load(client, status, began);
+        let replies = replies::stray_replies(client, &facts, status);
+        (facts.cpu_load, facts.stray_replies) = tokio::join!(load, replies);
     }
     Ok(facts)
 }
@@ -157,6 +161,7 @@ async fn host(status: Option<&FullStatus>, config: Option<&ConfigFacts>, uncheck
         kernel,
         jit: number("/proc/sys/net/core/bpf_jit_enable"),
         has_btf: Path::new("/sys/kernel/btf/vmlinux").exists(),
+        missing_bpf: geteuid().is_root().then(datapath::missing_features).flatten(),
         is_synchronized: is_synchronized(),
         memory: fs::read_to_string("/proc/meminfo").ok().as_deref().and_then(memory),
         network: if is_here { network(status, config, unchecked).await } else { None },
@@ -182,89 +187,6 @@ fn is_synchronized() -> Option<bool> {
     // SAFETY: adjtimex(2) writes to the structure that it is given and keeps no reference.
     let state = unsafe { libc::adjtimex(&raw mut clock) };
     (state != -1).then_some(clock.status & UNSYNCHRONIZED == 0)
-}
-
-async fn network(
-    status: Option<&FullStatus>,
-    config: Option<&ConfigFacts>,
-    unchecked: &mut Vec<String>,
-) -> Option<NetworkFacts> {
-    let Survey { links, rules, has_own_rules } = match Survey::take().await {
-        Ok(survey) => survey,
-        Err(error) => {
-            unchecked.push(format!("interfaces and rules are not checked: {error}"));
-            Survey::default()
-        }
-    };
-    let mut names = BTreeSet::new();
-    if let Some(FullStatus { status, .. }) = status {
-        let members = status.connections.iter().flat_map(ConnectionStatus::members);
-        names.extend(members.map(|connection| connection.interface.as_str()));
-        names.extend(status.vpc.iter().map(|vpc| vpc.interface.as_str()));
-        names.extend(status.underlays.iter().map(|underlay| underlay.interface.as_str()));
-    }
-    names.extend(config.iter().flat_map(|facts| facts.config.underlays.keys()).map(String::as_str));
-    let strict = |name: &str| number(format!("/proc/sys/net/ipv4/conf/{name}/rp_filter")).unwrap_or(0);
-    let interfaces = names.into_iter().filter_map(|name| {
-        let link = links.named(name)?.clone();
-        let sysfs = sysfs(name, link.index);
-        let facts = InterfaceFacts {
-            rp_filter: strict("all").max(strict(name)),
-            enabled_settings: sysctl::enabled_settings(name),
-            is_hardware: sysfs.as_ref().is_some_and(|directory| directory.join("device").exists()),
-            queues: sysfs.as_deref().and_then(queues),
-            link,
-        };
-        Some((name.to_owned(), facts))
-    });
-    let flag = |path| number::<u32>(path).map(|value| value != 0);
-    Some(NetworkFacts {
-        forwarding: ["/proc/sys/net/ipv4/ip_forward", "/proc/sys/net/ipv6/conf/all/forwarding"].map(flag),
-        neighbours: [("arp_cache", "ipv4"), ("ndisc_cache", "ipv6")].map(|(table, family)| neighbours(table, family)),
-        has_table: has_table(unchecked).await,
-        interfaces: interfaces.collect(),
-        cpus: std::thread::available_parallelism().ok().map(Into::into),
-        rules,
-        has_own_rules,
-    })
-}
-
-/// The interface's directory, if /sys shows the network namespace of this process.
-fn sysfs(name: &str, index: u32) -> Option<PathBuf> {
-    let directory = Path::new("/sys/class/net").join(name);
-    (number(directory.join("ifindex")) == Some(index)).then_some(directory)
-}
-
-fn queues(directory: &Path) -> Option<[usize; 2]> {
-    let (mut receive, mut transmit) = (0, 0);
-    for entry in fs::read_dir(directory.join("queues")).ok()? {
-        let name = entry.ok()?.file_name();
-        let name = name.to_str()?;
-        receive += usize::from(name.starts_with("rx-"));
-        transmit += usize::from(name.starts_with("tx-"));
-    }
-    Some([receive, transmit])
-}
-
-/// The first number of each line but the first is the number of entries, in hexadecimal, the same for all CPUs
-/// (`neigh_stat_seq_show`, net/core/neighbour.c).
-fn neighbours(table: &str, family: &str) -> Option<NeighbourFacts> {
-    let text = fs::read_to_string(format!("/proc/net/stat/{table}")).ok()?;
-    let entries = u64::from_str_radix(text.lines().nth(1)?.split_whitespace().next()?, 16).ok()?;
-    let limit = number(format!("/proc/sys/net/{family}/neigh/default/gc_thresh3"))?;
-    Some(NeighbourFacts { entries, limit })
-}
-
-async fn has_table(unchecked: &mut Vec<String>) -> Option<bool> {
-    let guard = match Guard::open().await {
-        Ok(guard) => guard,
-        Err(GuardError::Permission) => return None,
-        Err(error) => {
-            unchecked.push(format!("the nftables table inet vpnhub is not checked: {error}"));
-            return None;
-        }
-    };
-    guard.is_there().await.ok()
 }
 
 #[cfg(test)]
