@@ -150,8 +150,8 @@ impl Variant {
             (site, [net4.to_string(), net6.to_string()], 100)
         });
         let shared = SHARED.into_iter().map(|site| (site, [SHARED4.to_string(), SHARED6.to_string()], 50));
-        let is_learned = |site, weight| self.learned && (site == Place::Beta || weight != 100);
-        for (site, destinations, weight) in own.chain(shared).filter(|(site, _, weight)| !is_learned(*site, *weight)) {
+        let own = own.filter(|(site, ..)| !self.learned || *site != Place::Beta);
+        for (site, destinations, weight) in own.chain(shared) {
             for destination in destinations {
                 parts.push(format!(
                     "\n[[route]]\ndestination = \"{destination}\"\nnext_hop = \"{site}\"\nweight = {weight}\npublish = true\n"

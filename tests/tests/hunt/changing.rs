@@ -28,8 +28,8 @@ pub struct Stage {
 /// What follows [`Stage::FIRST`].
 pub const CHANGES: [Stage; 4] = [
     Stage { moving: Moving::Epsilon, up: [false, true] },
-    Stage { moving: Moving::Withdrawn, up: [true, true] },
-    Stage { moving: Moving::Epsilon, up: [true, false] },
+    Stage { moving: Moving::Both, up: [true, true] },
+    Stage { moving: Moving::Withdrawn, up: [true, false] },
     Stage::FIRST,
 ];
 

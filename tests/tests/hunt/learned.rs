@@ -1,14 +1,14 @@
 //! Routes of a routing daemon, as it would write them into its table; and which of them are the policy.
 //!
-//! Beta's own networks and the shared ones are learned instead of configured. Others lead to networks that no
-//! configuration names. The rest must be refused.
+//! Beta's own networks are learned instead of configured. Others lead to networks that no configuration names. The rest
+//! must be refused.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnet::{Ipv4Net, Ipv6Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::dual::{Dual, Tunnel};
-use crate::places::{Place, Places, SHARED, SHARED4, SHARED6, TRANSLATED, within};
+use crate::places::{Place, Places, TRANSLATED, within};
 
 /// Only the daemon writes to it.
 pub const TABLE: u32 = 1190;
@@ -21,6 +21,7 @@ pub const NEW6: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0xfd67, 0, 0, 0, 0, 
 /// A part of it that moves.
 const MOVING4: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 67, 128, 0), 17);
 const MOVING6: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0xfd67, 0, 0, 0x8000, 0, 0, 0, 0), 49);
+const MOVING: [IpNet; 2] = [IpNet::V4(MOVING4), IpNet::V6(MOVING6)];
 /// A part of beta's networks, which delta announces. No configuration says that they are beta's.
 const PART4: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 62, 128, 0), 17);
 const PART6: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0xfd62, 0, 0, 0, 0, 0, 0, 0x8000), 113);
@@ -37,6 +38,8 @@ pub const NETWORKS: [(Ipv4Net, Ipv6Net); 5] =
 pub enum Moving {
     Delta,
     Epsilon,
+    /// With equal weights.
+    Both,
     /// Nobody: it is a part of epsilon's.
     Withdrawn,
     /// Delta, but any of the daemon's routes may be missing.
@@ -53,7 +56,7 @@ impl Moving {
             _ if is_in(UNSELECTED4, UNSELECTED6) => &[],
             Self::Partly if is_in(PART4, PART6) => &[Place::Beta, Place::Delta],
             _ if is_in(PART4, PART6) => &[Place::Delta],
-            Self::Partly if is_in(MOVING4, MOVING6) => &[Place::Delta, Place::Epsilon],
+            Self::Partly | Self::Both if is_in(MOVING4, MOVING6) => &[Place::Delta, Place::Epsilon],
             Self::Delta if is_in(MOVING4, MOVING6) => &[Place::Delta],
             _ if is_in(NEW4, NEW6) => &[Place::Epsilon],
             _ => return None,
@@ -61,40 +64,52 @@ impl Moving {
         Some(Places::of(places))
     }
 
+    /// The sites that announce the moving network.
+    fn announcers(self) -> &'static [Place] {
+        match self {
+            Self::Delta => &[Place::Delta],
+            Self::Epsilon => &[Place::Epsilon],
+            Self::Both => &[Place::Delta, Place::Epsilon],
+            Self::Withdrawn | Self::Partly => &[],
+        }
+    }
+
     /// The routes of the moving network, for `ip -batch`.
-    fn routes(self, verb: &str) -> String {
-        let place = match self {
-            Self::Delta => Place::Delta,
-            Self::Epsilon => Place::Epsilon,
-            Self::Withdrawn | Self::Partly => return String::new(),
+    fn added(self) -> String {
+        if self.announcers().is_empty() {
+            return String::new();
+        }
+        let of = |network: IpNet| {
+            // Several next hops of IPv6 need gateways.
+            let via = if network.addr().is_ipv6() { "via fe80::2 " } else { "" };
+            let hop = |place: &Place| format!("nexthop {via}dev {} ", place.device());
+            route("add", &network.to_string(), &self.announcers().iter().map(hop).collect::<String>())
         };
-        [MOVING4.to_string(), MOVING6.to_string()].map(|network| route(verb, &network, &by(place))).concat()
+        MOVING.map(of).concat()
     }
 
     /// What the daemon writes when the network moves, for `ip -batch`.
     pub fn moves_to(self, next: Self) -> String {
-        match (self, next) {
-            _ if self == next => String::new(),
-            (Self::Withdrawn, next) => next.routes("add"),
-            (before, Self::Withdrawn) => before.routes("del"),
-            // A new next hop replaces the IPv4 route; of IPv6 both would stay.
-            (before, next) => before.routes("del") + &next.routes("add"),
+        if self == next {
+            return String::new();
         }
+        // A new next hop replaces the IPv4 route; of IPv6 both would stay.
+        let deleted = match self.announcers() {
+            [] => String::new(),
+            _ => MOVING.map(|network| route("del", &network.to_string(), "")).concat(),
+        };
+        deleted + &next.added()
     }
 
     /// What `route list --learned` shows of the moving network: `DESTINATION NEXT_HOP`.
     pub fn shown(self) -> Vec<String> {
-        let place = match self {
-            Self::Delta => Place::Delta,
-            Self::Epsilon => Place::Epsilon,
-            Self::Withdrawn | Self::Partly => return Vec::new(),
-        };
-        vec![format!("{MOVING4} {place}"), format!("{MOVING6} {place}")]
+        let lines = |network| self.announcers().iter().map(move |place| format!("{network} {place}"));
+        MOVING.into_iter().flat_map(lines).collect()
     }
 
     /// Whether `DESTINATION NEXT_HOP` is of the moving network.
     pub fn is_shown(line: &str) -> bool {
-        line.starts_with(&format!("{MOVING4} ")) || line.starts_with(&format!("{MOVING6} "))
+        MOVING.iter().any(|network| line.starts_with(&format!("{network} ")))
     }
 }
 
@@ -126,14 +141,11 @@ fn route(verb: &str, destination: &str, hops: &str) -> String {
 
 /// All routes that the daemon writes at first, for `ip -batch`.
 pub fn batch(moving: Moving, dual: Option<Dual>, translated: bool) -> String {
-    let mut lines = moving.routes("add");
+    let mut lines = moving.added();
     let (net4, net6) = Place::Beta.networks();
     let mut add = |destination: &str, hops: &str| lines.push_str(&route("add", destination, hops));
     add(&net4.to_string(), &hops(Place::Beta, dual, false));
     add(&net6.to_string(), &hops(Place::Beta, dual, true));
-    for (destination, v6) in [(SHARED4.to_string(), false), (SHARED6.to_string(), true)] {
-        add(&destination, &SHARED.map(|place| hops(place, dual, v6)).concat());
-    }
     for (place, v4, v6) in
         [(Place::Epsilon, NEW4, NEW6), (Place::Epsilon, UNSELECTED4, UNSELECTED6), (Place::Delta, PART4, PART6)]
     {
