@@ -222,7 +222,8 @@ impl<'a> Hunt<'a> {
             }
             _ => {}
         }
-        if allowed.packet.contains(place) || (from_hub && allowed.answers.contains(place)) {
+        let is_answer = from_hub && (allowed.answers.contains(place) || self.owns_now(place, source, allowed.answers));
+        if allowed.packet.contains(place) || is_answer {
             self.arrived += 1;
             self.leaked += u64::from(!from_hub && !guarded.contains(place));
         } else {
@@ -246,6 +247,15 @@ impl<'a> Hunt<'a> {
         if self.crafted {
             self.arrivals.push(arrival);
         }
+    }
+
+    /// Whether a learned route leads to a place with this source of a packet that may have an answer. The kernel waits
+    /// seconds for a neighbour before it answers: the source may be another site's by then.
+    fn owns_now(&self, place: Place, source: Option<IpAddr>, answers: Places) -> bool {
+        let variant = self.arena.variant;
+        let stages = [Some(self.stage), self.next].into_iter().flatten();
+        let owners = |source| stages.map(|stage| variant.policy(stage).members(source)).fold(Places::NONE, Places::and);
+        variant.learned && answers != Places::NONE && source.is_some_and(|source| owners(source).contains(place))
     }
 
     fn find(&mut self, what: String, id: u64, arrival: Option<&Arrival>) {

@@ -6,7 +6,7 @@ use std::time::{Instant, SystemTime};
 use anyhow::Context;
 
 use crate::arena::{Arena, Variant};
-use crate::changing::CHANGES;
+use crate::changing::{CHANGES, Stage};
 use crate::dual::Dual;
 use crate::hunt::Hunt;
 use crate::places::Place;
@@ -105,7 +105,7 @@ fn hunt(variant: Variant, seed: u64, packets: u64) -> anyhow::Result<u64> {
     let agent = arena.start()?;
     let mut hunt = Hunt::new(&arena, tuns)?;
     hunt.settle()?;
-    arena.must_refuse(&agent)?;
+    arena.must_refuse(&agent, Stage::FIRST)?;
     if variant.learned || variant.dual.is_some() {
         let part = packets / (CHANGES.len() as u64 + 1);
         hunt.run(seed, part)?;

@@ -197,7 +197,7 @@ impl Policy {
     }
 
     /// Sites whose connections are next hops for an address.
-    fn members(self, address: IpAddr) -> Places {
+    pub fn members(self, address: IpAddr) -> Places {
         Places::of(&SITES.iter().copied().filter(|site| self.leads_to(address, *site)).collect::<Vec<_>>())
     }
 

@@ -3,6 +3,7 @@
 use hub_tests::packet::Packet;
 
 use super::*;
+use crate::wires::raw;
 
 const HUB: [u8; 6] = [2, 0, 0, 0, 0, 1];
 const FAR: [u8; 6] = [2, 0, 0, 0, 0, 2];
@@ -19,8 +20,12 @@ const BY_SOURCE: Policy = Policy { routes_by_source: true, ..OPEN };
 const ISOLATED: Policy = Policy { spoke_to_spoke: false, ..OPEN };
 
 fn allowed(policy: Policy, entry: Place, from: &str, to: &str, change: impl Fn(Packet) -> Packet) -> Allowed {
-    let packet = Packet::ipv4(from, to).udp(1, 2).payload(32).ethernet(FAR, HUB);
-    policy.allowed((entry, Tunnel::First), &change(packet).build(), Some(HUB))
+    let packet = Packet::ipv4(from, to).udp(1, 2).payload(32);
+    let bytes = match entry.is_ethernet() {
+        true => change(packet.ethernet(FAR, HUB)).build(),
+        false => raw(entry, change(packet).build()),
+    };
+    policy.allowed((entry, Tunnel::First), &bytes, Some(HUB))
 }
 
 #[test]
