@@ -23,7 +23,8 @@
 
 pub mod attachments;
 pub mod cleanup;
-pub mod edge;
+pub mod deferral;
+mod edge;
 pub mod effect;
 pub mod event;
 pub mod guard;

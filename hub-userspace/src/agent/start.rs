@@ -15,6 +15,7 @@ use tokio::{
 use tracing::{info, warn};
 
 use super::{
+    deferral::Deferral,
     edge::Edge,
     event::Event,
     guard::closed,
@@ -150,6 +151,7 @@ impl Agent {
             follow_after: Instant::now(),
             neighbour_misses,
             verdicts,
+            deferral: Deferral::default(),
             settled,
             recorder,
             metrics,
