@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    future::Future,
+    future::{Future, ready},
     net::{IpAddr, SocketAddr},
     sync::Arc,
 };
@@ -15,7 +15,6 @@ use tokio::{
 use tracing::{error, info, warn};
 
 use super::{
-    deferral::Deferral,
     edge::{self, Edge},
     effect::Settled,
     event::Event,
@@ -59,8 +58,6 @@ pub struct Agent {
     pub(super) follow_after: Instant,
     pub(super) neighbour_misses: mpsc::Receiver<(u32, IpAddr)>,
     pub(super) verdicts: mpsc::UnboundedReceiver<health::VerdictChange>,
-    /// Of the kernel's own routes, behind those of a routing daemon.
-    pub(super) deferral: Deferral,
     pub(super) settled: mpsc::UnboundedReceiver<Settled>,
     pub(super) recorder: Option<Recorder>,
     /// The address of the listener for Prometheus.
@@ -109,7 +106,6 @@ impl Agent {
         let mut shutdown = std::pin::pin!(shutdown);
         let mut watchdog = Watchdog::of_systemd();
         loop {
-            let idle_from = self.world.defers().then(|| self.deferral.due()).flatten().unwrap_or_else(Instant::now);
             let Edge { kernel, ike, datapath: _, listeners: _ } = &mut self.edge;
             let Host { guard, interfaces, policies, grace, reconciler, sysctls, learned, .. } = kernel;
             // Priority order: failures before requests, requests before deferrable work.
@@ -131,10 +127,7 @@ impl Agent {
                 () = ike.changed() => self.follow(Event::Tunnels(self.edge.ike.view())),
                 () = interfaces.changed() => self.follow(Event::Interfaces(self.edge.kernel.interfaces.problems())),
                 () = policies.changed() => self.follow(Event::Policies(self.edge.kernel.policies.view())),
-                changes = learned.changed() => {
-                    self.follow(Event::Learned(changes));
-                    self.deferral.note(Instant::now());
-                }
+                changes = learned.changed() => self.follow(Event::Learned(changes)),
                 () = guard.disturbed() => self.follow(Event::GuardDisturbed),
                 () = reconciler.disturbed() => self.follow(Event::RoutesDisturbed),
                 () = sysctls.disturbed() => self.follow(Event::SysctlsDisturbed),
@@ -144,7 +137,7 @@ impl Agent {
                 }
                 Some(request) = requests.recv() => self.answer(request),
                 () = sleep_until(self.world.due().into()) => self.follow(Event::Due),
-                () = sleep_until(idle_from), if self.world.has_work() => self.follow(Event::Idle),
+                () = ready(()), if self.world.has_work() => self.follow(Event::Idle),
                 Some(settled) = self.settled.recv() => self.follow(Event::Settled(settled)),
                 Some((ifindex, address)) = self.neighbour_misses.recv() => {
                     self.follow(Event::NeighbourMiss(ifindex, address));

@@ -23,8 +23,7 @@
 
 pub mod attachments;
 pub mod cleanup;
-pub mod deferral;
-mod edge;
+pub mod edge;
 pub mod effect;
 pub mod event;
 pub mod guard;

@@ -15,7 +15,6 @@ use tokio::{
 use tracing::{info, warn};
 
 use super::{
-    deferral::Deferral,
     edge::Edge,
     event::Event,
     guard::closed,
@@ -151,7 +150,6 @@ impl Agent {
             follow_after: Instant::now(),
             neighbour_misses,
             verdicts,
-            deferral: Deferral::default(),
             settled,
             recorder,
             metrics,

@@ -260,11 +260,6 @@ impl World {
         self.attachments.has_work() || self.routes.has_work()
     }
 
-    /// The work for [`Event::Idle`](super::event::Event::Idle) is for the kernel's own routes alone.
-    pub fn defers(&self) -> bool {
-        !self.attachments.has_work()
-    }
-
     /// Schedules a retry after a failure.
     pub(super) fn retry(&mut self, now: Instant) {
         self.next_look = self.next_look.min(now + RETRY);
