@@ -20,11 +20,11 @@ const HUB_NUMBER: u32 = 65000;
 /// BGP in a virtual machine.
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
 
-/// Both sites may have the network that they announce: traffic selectors are not learned.
+/// Both sites may have any network: traffic selectors are not learned.
 fn hub(mut config: HubConfig) -> HubConfig {
     (config.learn, config.services) = (Some("table = 254\nprotocols = [\"bgp\"]"), Some("[\"icmp\", \"tcp/179\"]"));
     for (site, _) in &SITES {
-        config.connection(&site.place).remote_cidrs.extend([NETWORK4, NETWORK6].map(str::to_owned));
+        config.connection(&site.place).remote_cidrs = ["0.0.0.0/0", "::/0"].map(str::to_owned).to_vec();
     }
     config
 }
