@@ -29,6 +29,9 @@ pub struct Arguments {
     /// How the first tunnel fails
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = [How::Carrier, How::Path])]
     how: Vec<How>,
+    /// What the two tunnels are; several take turns
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Subject::Connections, Subject::Dual])]
+    subject: Vec<Subject>,
     /// Weight of the second tunnel beside 100 of the first: 0 makes it a standby
     #[arg(long, value_delimiter = ',', default_values_t = [0])]
     weight: Vec<u8>,
@@ -47,6 +50,14 @@ enum How {
     Admin,
     /// The link stays up, but the far end answers nothing any more: a health check must find out
     Path,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Subject {
+    /// Two connections, with a route of each for each prefix
+    Connections,
+    /// One connection with two tunnels
+    Dual,
 }
 
 /// All must arrive for this long until a failover is over.
@@ -75,11 +86,11 @@ pub fn run(arguments: &Arguments) -> Result<()> {
 
 /// All failovers of a kind: the numbers of prefixes take turns, each with a hub of its own.
 fn series(arguments: &Arguments, how: How, weight: u8, results: &mut Results) -> Result<()> {
-    let Arguments { prefixes, runs, rate, common, .. } = arguments;
+    let Arguments { prefixes, subject, runs, rate, common, .. } = arguments;
     let mut cases = Vec::new();
-    for prefixes in prefixes {
-        eprintln!("{how:?}, weights 100 and {weight}: starting a hub with {prefixes} prefixes");
-        cases.push(Case::start(common, *prefixes, how, weight, *rate)?);
+    for (prefixes, subject) in prefixes.iter().flat_map(|prefixes| subject.iter().map(move |of| (*prefixes, *of))) {
+        eprintln!("{how:?}, weights 100 and {weight}, {subject:?}: starting a hub with {prefixes} prefixes");
+        cases.push(Case::start(common, (prefixes, subject), how, weight, *rate)?);
     }
     for run in 1..=*runs {
         for turn in 0..cases.len() {
@@ -87,9 +98,9 @@ fn series(arguments: &Arguments, how: How, weight: u8, results: &mut Results) ->
             cases.iter().try_for_each(|case| case.testbed.running.rest())?;
             let case = &mut cases[turn];
             case.fail(run)?;
-            let Case { prefixes, found, .. } = case;
+            let Case { prefixes, subject, found, .. } = case;
             if let Some(Disturbance { restored, lost, .. }) = found.last() {
-                eprintln!("run {run} of {runs}, {prefixes} prefixes: {restored:?}, {lost} frames lost");
+                eprintln!("run {run} of {runs}, {subject:?}, {prefixes} prefixes: {restored:?}, {lost} frames lost");
             }
         }
     }
@@ -102,6 +113,7 @@ fn series(arguments: &Arguments, how: How, weight: u8, results: &mut Results) ->
 pub struct Case {
     pub testbed: Testbed,
     prefixes: u32,
+    subject: Subject,
     how: How,
     weight: u8,
     pace: Pace,
@@ -118,25 +130,39 @@ pub struct Case {
 }
 
 impl Case {
-    fn start(common: &Common, prefixes: u32, how: How, weight: u8, rate: u32) -> Result<Self> {
-        let config = config(common, prefixes, how, weight);
-        let testbed = Testbed::start(common, &config, addresses(prefixes))?;
-        Self::of(testbed, prefixes, how, weight, Pace::new(rate, common.cpu))
+    fn start(common: &Common, of: (u32, Subject), how: How, weight: u8, rate: u32) -> Result<Self> {
+        let config = config(common, of, how, weight);
+        let testbed = Testbed::start(common, &config, addresses(of.0))?;
+        Self::of(testbed, of, how, weight, Pace::new(rate, common.cpu))
     }
 
     /// A hub whose agent never rests.
     pub fn busy(testbed: Testbed, prefixes: u32, pace: Pace) -> Result<Self> {
-        Ok(Self { busy: true, ..Self::of(testbed, prefixes, How::Carrier, 0, pace)? })
+        Ok(Self { busy: true, ..Self::of(testbed, (prefixes, Subject::Connections), How::Carrier, 0, pace)? })
     }
 
-    fn of(testbed: Testbed, prefixes: u32, how: How, weight: u8, pace: Pace) -> Result<Self> {
+    fn of(testbed: Testbed, (prefixes, subject): (u32, Subject), how: How, weight: u8, pace: Pace) -> Result<Self> {
         let switch = match how {
             How::Admin => testbed.endpoints.world[HUB].switch(&B.hub_device(0)),
             How::Carrier | How::Path => testbed.endpoints.world[&B.place].switch(&Site::device(0)),
         }?;
         let monitor = LinkMonitor::open(&Netdev::find(testbed.endpoints.world[HUB].name(), &B.hub_device(0))?)?;
         let (found, notified, rates, pauses) = Default::default();
-        Ok(Self { testbed, prefixes, how, weight, pace, busy: false, switch, monitor, found, notified, rates, pauses })
+        Ok(Self {
+            testbed,
+            prefixes,
+            subject,
+            how,
+            weight,
+            pace,
+            busy: false,
+            switch,
+            monitor,
+            found,
+            notified,
+            rates,
+            pauses,
+        })
     }
 
     /// One failover, and the way back.
@@ -195,11 +221,15 @@ impl Case {
 
     /// Adds rows and shows how the times are spread; gives back the times until the traffic was restored.
     fn report(&self, results: &mut Results) -> Option<Summary> {
-        let how = format!("{:?}", self.how).to_lowercase();
-        let case: [(&str, Value); 3] =
-            [("how", how.as_str().into()), ("prefixes", self.prefixes.into()), ("weight", self.weight.into())];
+        let [how, subject] = [format!("{:?}", self.how), format!("{:?}", self.subject)].map(|text| text.to_lowercase());
+        let case: [(&str, Value); 4] = [
+            ("how", how.as_str().into()),
+            ("subject", subject.as_str().into()),
+            ("prefixes", self.prefixes.into()),
+            ("weight", self.weight.into()),
+        ];
         let restored: Vec<f64> = self.found.iter().map(|found| milliseconds(found.restored)).collect();
-        println!("\n{how}, weights 100 and {}, {} prefixes: until all arrives", self.weight, self.prefixes);
+        println!("\n{how}, {subject}, weights 100 and {}, {} prefixes: until all arrives", self.weight, self.prefixes);
         print!("{}", histogram(&restored, "ms"));
         let summary = results.add(&case, "all arrives", "ms", restored);
         // A tunnel that shares the traffic gets its next frame anyway.
@@ -217,17 +247,26 @@ impl Case {
 
 /// The offices, with so many prefixes routed to the site with two tunnels: weight 100 for the first, `weight` for the
 /// second.
-fn config(common: &Common, prefixes: u32, how: How, weight: u8) -> String {
-    let routes = (0..prefixes).flat_map(|number| {
-        [(TO_B[0], 100), (TO_B[1], weight)]
-            .map(|(next_hop, weight)| testbed::route(testbed::prefix_b(number), next_hop, weight))
-    });
-    testbed::config(common, routes, how == How::Path)
+fn config(common: &Common, (prefixes, subject): (u32, Subject), how: How, weight: u8) -> String {
+    let health_checks = how == How::Path;
+    match subject {
+        Subject::Connections => {
+            let routes = (0..prefixes).flat_map(|number| {
+                [(TO_B[0], 100), (TO_B[1], weight)]
+                    .map(|(next_hop, weight)| testbed::route(testbed::prefix_b(number), next_hop, weight))
+            });
+            testbed::config(common, routes, health_checks)
+        }
+        Subject::Dual => {
+            let routes = (0..prefixes).map(|number| testbed::route(testbed::prefix_b(number), TO_B[0], 100));
+            testbed::config_of_dual(common, routes, [100, weight], health_checks)
+        }
+    }
 }
 
 /// The same for a tunnel that fails by its carrier, and a standby.
 pub fn standby(common: &Common, prefixes: u32) -> String {
-    config(common, prefixes, How::Carrier, 0)
+    config(common, (prefixes, Subject::Connections), How::Carrier, 0)
 }
 
 /// From the first address behind the network's own to the last.
@@ -236,8 +275,8 @@ pub fn addresses(prefixes: u32) -> u32 {
 }
 
 fn targets(how: How, weight: u8, cases: &[Case], summaries: &[Summary], results: &mut Results) {
-    for (Case { prefixes, .. }, Summary { median, max, .. }) in cases.iter().zip(summaries) {
-        let name = format!("{how:?}, weight {weight}, {prefixes} prefixes");
+    for (Case { prefixes, subject, .. }, Summary { median, max, .. }) in cases.iter().zip(summaries) {
+        let name = format!("{how:?}, {subject:?}, weight {weight}, {prefixes} prefixes");
         if how == How::Path {
             results.target(format!("{name}: at most {PATH_WORST} ms; worst {max:.1} ms"), *max <= PATH_WORST);
         } else {
@@ -245,10 +284,12 @@ fn targets(how: How, weight: u8, cases: &[Case], summaries: &[Summary], results:
             results.target(format!("{name}: at most {LINK_WORST} ms; worst {max:.2} ms"), *max <= LINK_WORST);
         }
     }
-    if let [first, .., last] = summaries {
+    // Whatever the number of prefixes, and whether these are two connections or the tunnels of one.
+    let medians = || summaries.iter().map(|summary| summary.median);
+    if summaries.len() > 1 {
         // Within a quarter, or half a millisecond: what runs differ by anyway.
-        let (low, high) = (first.median.min(last.median), first.median.max(last.median));
-        let what = format!("{how:?}, weight {weight}: the same for all; medians {low:.2} and {high:.2} ms");
+        let (low, high) = (medians().fold(f64::INFINITY, f64::min), medians().fold(0.0, f64::max));
+        let what = format!("{how:?}, weight {weight}: the same for all; medians {low:.2} to {high:.2} ms");
         results.target(what, high - low <= (low / 4.0).max(0.5));
     }
 }

@@ -132,15 +132,33 @@ pub fn same_address_at_both_tunnels(world: &World) -> Result<()> {
 
 /// A configuration with these routes.
 pub fn config(common: &Common, routes: impl IntoIterator<Item = Route>, health_checks: bool) -> String {
-    let mut config = HubConfig::offices(&[A, B, C]).second_link(&B, [100, 0]).unpublished();
+    let mut config = HubConfig::offices(&[A, B, C]).second_link(&B, [100, 0]);
     for name in TO_B {
-        let connection = config.connection(name);
-        connection.remote_cidrs.push(BEHIND_B.to_owned());
-        connection.health_check = health_checks;
+        config.connection(name).health_check = health_checks;
+    }
+    text(common, config, &TO_B, routes)
+}
+
+/// The same with one connection to `b`, whose two tunnels have these weights.
+pub fn config_of_dual(
+    common: &Common,
+    routes: impl IntoIterator<Item = Route>,
+    weights: [u8; 2],
+    health_checks: bool,
+) -> String {
+    let config = HubConfig::offices(&[A, B, C]).two_tunnels(&B, weights, health_checks);
+    text(common, config, &TO_B[..1], routes)
+}
+
+/// `to_b`: the connections to `b`.
+fn text(common: &Common, config: HubConfig, to_b: &[&str], routes: impl IntoIterator<Item = Route>) -> String {
+    let mut config = config.unpublished();
+    for name in to_b {
+        config.connection(name).remote_cidrs.push(BEHIND_B.to_owned());
     }
     config.connection(TO_C).remote_cidrs.push(BEHIND_C.to_owned());
     let mut text = config.to_string();
-    for name in TO_B {
+    for name in to_b {
         let head = format!("[connection.{name}]\n");
         text = text.replace(&head, &[&head, &common.keys.join("\n"), "\n"].concat());
     }

@@ -42,6 +42,11 @@ fn count(results: &Value, case: &str, value: &Value, measure: &str) -> f64 {
 fn failover_bench_restores_traffic_each_run() {
     let results =
         run(&["failover", "--prefixes", "10", "--runs", "2", "--how", "carrier,admin,path", "--rate", "20000"]);
+    for subject in ["connections", "dual"] {
+        let rows = results["rows"].as_array().unwrap().iter();
+        let of_subject = rows.filter(|row| row["case"]["subject"] == subject && row["measure"] == "all arrives");
+        assert_eq!(of_subject.filter(|row| row["count"] == 2).count(), 3, "{subject}: {results:#}");
+    }
     for how in ["carrier", "admin", "path"] {
         let all = row(&results, "how", &how.into(), "all arrives");
         assert_eq!(all["count"], 2);

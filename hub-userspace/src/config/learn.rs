@@ -2,13 +2,14 @@
 
 use std::{fmt, str::FromStr};
 
+use hub_common::maps::MAX_PREFIXES;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use toml::de::DeValue;
 
 use super::{
-    diagnostic::{DiagnosticReport, Problem, join, quoted},
-    draft::Draft,
+    diagnostic::{DiagnosticReport, Problem, counted, join, quoted},
+    draft::{Draft, LearnDraft},
     entries::TABLE_LOCAL,
     suggest::nearest,
     value::{self, Read},
@@ -131,11 +132,10 @@ pub(super) fn table(value: &DeValue<'_>) -> Read<u32> {
     }
 }
 
-/// Warns of destination routes that leave no address for learned routes.
+/// Warns of destination routes that leave no address for learned routes, and of a quota that is none.
 pub(super) fn validate(draft: &Draft, report: &mut DiagnosticReport<'_>) {
-    if draft.learn.is_none() {
-        return;
-    }
+    let Some(learn) = &draft.learn else { return };
+    check_room(draft, learn, report);
     let is_default = |prefix: IpNet| prefix.prefix_len() == 0;
     for route in &draft.routes {
         let Some(destination) = route.destination.filter(|destination| is_default(destination.value)) else { continue };
@@ -146,6 +146,26 @@ pub(super) fn validate(draft: &Draft, report: &mut DiagnosticReport<'_>) {
         let help = "let the routing daemon announce the default route instead, or write routes for narrower prefixes";
         report.warning(destination.at, join(&route.path(), "destination"), problem.help(help));
     }
+}
+
+/// All routes of an IP version are in one table of the kernel program.
+fn check_room(draft: &Draft, learn: &LearnDraft, report: &mut DiagnosticReport<'_>) {
+    let Some(most) = learn.max_per_connection else { return };
+    let count = draft.connections.len() as u64;
+    let all = count * u64::from(most.value) + draft.routes.len() as u64;
+    if all <= u64::from(MAX_PREFIXES) {
+        return;
+    }
+    let learned = counted(draft.connections.len(), "connection");
+    let problem = Problem::new(format!(
+        "{learned} may learn {} routes beside {} configured ones, and the kernel program has room for {MAX_PREFIXES} of \
+         each IP version",
+        count * u64::from(most.value),
+        draft.routes.len()
+    ));
+    let each = u64::from(MAX_PREFIXES).saturating_sub(draft.routes.len() as u64) / count.max(1);
+    let help = format!("set max_per_connection to {each} at most, unless the routing daemon limits the routes");
+    report.warning(most.at, "learn.max_per_connection", problem.help(help));
 }
 
 #[cfg(test)]

@@ -225,7 +225,8 @@ pub struct Learn {
 impl Learn {
     /// What to follow in the kernel.
     pub fn followed(&self) -> FollowedTable {
-        FollowedTable { table: self.table, protocols: self.protocols.iter().map(|protocol| protocol.0).collect() }
+        let protocols = self.protocols.iter().map(|protocol| protocol.0).collect();
+        FollowedTable { table: self.table, protocols, most: self.max_per_connection }
     }
 }
 

@@ -130,11 +130,14 @@ fn check_numbers(draft: &Draft, report: &mut DiagnosticReport<'_>) {
     } else {
         "remove connections from here on".to_owned()
     };
+    let what = match draft.connections.iter().any(|connection| connection.numbers() > 1) {
+        true => "tunnels and connections without tunnels",
+        false => "connections",
+    };
     for connection in too_many(draft, most, ConnectionDraft::numbers, report) {
         let place = report.place(connection.name.at, mark.at);
-        let problem = Problem::new(format!(
-            "{count} connections or tunnels of them, and the mask of dataplane.mark ({place}) has numbers for {most}"
-        ));
+        let problem =
+            Problem::new(format!("{count} {what}, and the mask of dataplane.mark ({place}) has numbers for {most}"));
         report.too_many(connection.name.at, connection.path(), problem.help(help.as_str()));
     }
 }

@@ -18,6 +18,10 @@ use crate::{
 
 /// Longest wait of an answer for the kernel's own routes.
 pub(super) const SETTLING: Duration = Duration::from_secs(5);
+/// Longest wait for ids that earlier changes have replaced.
+pub(super) const RELEASING: Duration = Duration::from_secs(2);
+/// The usual length of a grace period: 10 to 30 ms.
+pub(super) const GRACE: Duration = Duration::from_millis(20);
 /// Maximum number of routes of a kind in an answer.
 const MOST_ROUTES: usize = 1000;
 

@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use tokio::{
     sync::{mpsc, oneshot},
     task::block_in_place,
-    time::timeout,
+    time::{sleep, timeout},
 };
 
 pub use self::{
@@ -27,7 +27,7 @@ pub use self::{
     reload_state::ReloadState,
 };
 use self::{
-    answer::{SETTLING, concerning},
+    answer::{GRACE, RELEASING, SETTLING, concerning},
     confirm::Trial,
 };
 use crate::{
@@ -280,7 +280,7 @@ impl ConfigManager {
         };
         let step = step.map(Arc::new);
         if let Some(step) = &step {
-            self.ask(|answer| Request::CheckCapacity(Arc::clone(step), answer)).await??;
+            self.check_capacity(step).await?;
         }
         let validating = watch.lap();
         let after = match (&step, is_of_files) {
@@ -316,6 +316,18 @@ impl ConfigManager {
         });
         let took = Timings { validating, writing, applying, settling: watch.lap() };
         Ok(Made { difference: step.difference.clone(), took, warnings })
+    }
+
+    /// Checks whether the program's tables have room. Waits for what earlier changes have replaced, and packets may
+    /// still use.
+    async fn check_capacity(&self, step: &Arc<Transition>) -> Result<(), ChangeError> {
+        let begin = Instant::now();
+        loop {
+            match self.ask(|answer| Request::CheckCapacity(Arc::clone(step), answer)).await? {
+                Err(full) if full.is_passing() && begin.elapsed() < RELEASING => sleep(GRACE).await,
+                result => return Ok(result?),
+            }
+        }
     }
 
     /// An audit log entry of a change, without the keys.

@@ -34,16 +34,30 @@ struct Given {
 
 /// All ids are in use.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the kernel program has room for {room} {what}, the configuration needs more: use fewer of them")]
+#[error("the kernel program has room for {room} {what}, the configuration needs more: {}", remedy(.is_passing))]
 pub struct Full {
     what: &'static str,
     room: usize,
+    is_passing: bool,
 }
 
 impl Full {
     /// `what`: in the plural.
     pub const fn new(what: &'static str, room: usize) -> Self {
-        Self { what, room }
+        Self { what, room, is_passing: false }
+    }
+
+    /// Whether ids are in quarantine: once no packet uses them, there may be room.
+    pub const fn is_passing(&self) -> bool {
+        self.is_passing
+    }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the derived `Display` has a reference")]
+const fn remedy(is_passing: &bool) -> &'static str {
+    match is_passing {
+        true => "packets may still use those of the last changes; repeat this change in a second",
+        false => "use fewer of them",
     }
 }
 
@@ -119,7 +133,8 @@ impl<K: Clone + Eq + Hash> IdAllocator<K> {
                 self.next - 1
             }
             None => {
-                return Err(Full { what: self.what, room: self.numbers.len() });
+                let is_passing = !self.resting.is_empty() || !self.releasing.is_empty();
+                return Err(Full { what: self.what, room: self.numbers.len(), is_passing });
             }
         };
         self.given.insert(key, Given { number, used: true });
@@ -234,6 +249,19 @@ mod tests {
         assert!(slots.begin_release());
         slots.release();
         assert_eq!(round(&mut slots, &["a", "c"]), [4, 2]);
+    }
+
+    #[test]
+    fn exhausted_ids_are_passing_while_some_are_in_quarantine() {
+        let mut slots = IdAllocator::new("things", 0..2);
+        round(&mut slots, &["a", "b"]);
+        round(&mut slots, &["b"]);
+        assert!(slots.take("c").is_err_and(|full| full.is_passing()), "not marked yet");
+        assert!(slots.begin_release());
+        assert!(slots.take("c").is_err_and(|full| full.is_passing()), "marked");
+        slots.release();
+        assert_eq!(slots.take("c"), Ok(0));
+        assert!(slots.take("d").is_err_and(|full| !full.is_passing()));
     }
 
     #[test]

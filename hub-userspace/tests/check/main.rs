@@ -13,9 +13,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use hub_userspace::config::{
-    self, Diagnostic, Severity,
-    check::{CheckFormat, run},
+use hub_userspace::{
+    config::{
+        self, Diagnostic, Severity,
+        check::{CheckFormat, run},
+    },
+    peer_config,
 };
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 
@@ -98,11 +101,32 @@ fn example_passes_check_without_warnings() {
 }
 
 #[test]
+fn examples_are_valid_without_warnings() {
+    let examples = stems(&repository().join("examples"), "toml");
+    assert!(examples.len() >= 2, "{examples:?}");
+    for stem in examples {
+        let text = fs::read_to_string(stem.with_extension("toml")).expect("a text");
+        let (_, warnings) = config::parse(&text).unwrap_or_else(|found| panic!("{}: {found:#?}", stem.display()));
+        assert!(warnings.is_empty(), "{}: {warnings:#?}", stem.display());
+    }
+}
+
+#[test]
+fn example_with_two_tunnels_gives_the_site_both() {
+    let text = fs::read_to_string(repository().join("examples/two-tunnels.toml")).expect("a text");
+    let (config, _) = config::parse(&text).expect("valid");
+    let site = peer_config::render(&config, "shanghai", peer_config::Format::Swanctl, false).expect("both");
+    for part in ["local_addrs = 198.51.100.10", "local_addrs = 192.0.2.10", "if_id_out = 10", "if_id_out = 11"] {
+        assert_eq!(site.matches(part).count(), 1, "{part} in {site}");
+    }
+}
+
+#[test]
 fn shown_configuration_parses_to_same_configuration() {
     let good = stems(&repository().join("tests/check"), "toml").into_iter().map(|stem| stem.with_extension("toml"));
-    let example = repository().join("examples/three-offices.toml");
+    let examples = ["examples/three-offices.toml", "examples/two-tunnels.toml"].map(|file| repository().join(file));
     let mut count = 0;
-    for file in good.chain([example]) {
+    for file in good.chain(examples) {
         let text = fs::read_to_string(&file).expect("a text");
         let Ok((config, _)) = config::parse(&text) else { continue };
         let shown = config::show(&config);

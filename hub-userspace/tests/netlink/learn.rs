@@ -20,7 +20,7 @@ const QUIET: Duration = Duration::from_millis(700);
 type Routes = BTreeMap<IpNet, Vec<String>>;
 
 fn followed() -> FollowedTable {
-    FollowedTable { table: FOLLOWED, protocols: vec![12, 186] }
+    FollowedTable { table: FOLLOWED, protocols: vec![12, 186], most: 1 << 20 }
 }
 
 fn apply(routes: &mut Routes, changes: TableChanges) {

@@ -24,6 +24,8 @@ pub struct HubConfig {
     pub learn: Option<&'static str>,
     /// Further sections, such as `[[policy_route]]`.
     pub sections: String,
+    /// Further customer gateways, for tunnels: name and address.
+    pub customer_gateways: Vec<(String, Ipv4Addr)>,
 }
 
 /// The hub's public side, as its sites reach it.
@@ -112,6 +114,7 @@ impl HubConfig {
             routes: Vec::new(),
             learn: None,
             sections: String::new(),
+            customer_gateways: Vec::new(),
         };
         for site in sites {
             config.add_routes(site, 0, 100);
@@ -250,6 +253,9 @@ impl fmt::Display for HubConfig {
         for ((gateway, address), last) in gateways.into_iter().zip(1..) {
             // Without IPsec this address is unused.
             let address = address.map_or_else(|| Ipv4Addr::new(198, 51, 100, last).to_string(), str::to_owned);
+            writeln!(f, "[customer_gateway.{gateway}]\naddress = \"{address}\"\n")?;
+        }
+        for (gateway, address) in &self.customer_gateways {
             writeln!(f, "[customer_gateway.{gateway}]\naddress = \"{address}\"\n")?;
         }
         for connection in &self.connections {

@@ -5,11 +5,12 @@ use std::fmt::Write as _;
 use std::fs;
 
 use anyhow::Context;
-use hub_tests::lab::{Agent, AgentCommand, End, HUB, Link, Namespace, PlaceSpec, World, agent_binary};
+use hub_tests::lab::{Agent, AgentCommand, End, HUB, Link, Mac, Namespace, PlaceSpec, World, agent_binary};
 
-use crate::places::{
-    ALL, FAR_DEVICE, OWN4, OWN6, POLICY_ROUTES, Place, SEGMENTS, SHARED, SHARED4, SHARED6, SITES, TRANSLATED,
-};
+use crate::changing::Stage;
+use crate::dual::{Dual, Tunnel};
+use crate::learned::{self, NEW4, NEW6};
+use crate::places::{ALL, OWN4, OWN6, POLICY_ROUTES, Place, SEGMENTS, SHARED, SHARED4, SHARED6, SITES, TRANSLATED};
 use crate::policy::Policy;
 use crate::raw::{Raw, RawLink};
 
@@ -29,6 +30,10 @@ pub struct Variant {
     pub segments: bool,
     /// There are policy routes: [`POLICY_ROUTES`].
     pub policy_routes: bool,
+    /// A site with two tunnels, one of which fails at times.
+    pub dual: Option<Dual>,
+    /// A part of the routes is learned, and some of those change.
+    pub learned: bool,
 }
 
 impl Variant {
@@ -40,6 +45,8 @@ impl Variant {
         translated: false,
         segments: false,
         policy_routes: false,
+        dual: None,
+        learned: false,
     };
     pub const ISOLATED: Self = Self { spoke_to_spoke: false, ..Self::PLAIN };
 
@@ -47,7 +54,7 @@ impl Variant {
         Self { attach, ..self }
     }
 
-    pub fn policy(self) -> Policy {
+    pub fn policy(self, stage: Stage) -> Policy {
         Policy {
             spoke_to_spoke: self.spoke_to_spoke,
             promises_raw_links: self.attach != "generic",
@@ -55,6 +62,7 @@ impl Variant {
             translated: self.translated,
             segments: self.segments,
             routes_by_source: self.policy_routes,
+            learned: self.learned.then_some(stage.moving),
         }
     }
 
@@ -81,6 +89,9 @@ impl Variant {
         }
         let (vpc4, vpc6) = Place::Vpc.networks();
         parts.push(format!("\n[vpc]\ninterface = \"vpc0\"\ncidrs = [\"{vpc4}\", \"{vpc6}\"]\n"));
+        if self.learned {
+            parts.push(format!("\n[learn]\ntable = {}\nprotocols = [\"bird\"]\n", learned::TABLE));
+        }
         if self.segments {
             let section = |(name, reaches)| format!("\n[segment.{name}]\nreaches = {reaches:?}\n");
             parts.extend(SEGMENTS.map(section));
@@ -104,6 +115,9 @@ impl Variant {
             if SHARED.contains(&site) {
                 remote.extend([SHARED4.to_string(), SHARED6.to_string()]);
             }
+            if self.learned && site == Place::Epsilon {
+                remote.extend([NEW4.to_string(), NEW6.to_string()]);
+            }
             if site == Place::Delta {
                 remote = vec!["0.0.0.0/0".into(), "::/0".into()];
             }
@@ -113,11 +127,15 @@ impl Variant {
             };
             let device = site.device();
             parts.push(format!("\n[customer_gateway.{site}]\naddress = \"203.0.113.{last}\"\n"));
-            parts.push(format!("\n[connection.{site}]\ncustomer_gateway = \"{site}\"\ninterface = \"{device}\"\n"));
+            parts.push(format!("\n[connection.{site}]\ncustomer_gateway = \"{site}\"\n"));
             if let Some(segment) = site.segment().filter(|_| self.segments) {
                 parts.push(format!("segment = \"{segment}\"\n"));
             }
-            if site.is_ethernet() {
+            match self.dual.filter(|dual| dual.site == site) {
+                Some(dual) => parts.push(format!("tunnels = {}\n", dual.config())),
+                None => parts.push(format!("interface = \"{device}\"\n")),
+            }
+            if site.is_ethernet() && self.dual.is_none_or(|dual| dual.site != site) {
                 parts.push(format!("peer = \"{}\"\n", site.link4().1[1]));
             }
             if translates {
@@ -132,6 +150,7 @@ impl Variant {
             (site, [net4.to_string(), net6.to_string()], 100)
         });
         let shared = SHARED.into_iter().map(|site| (site, [SHARED4.to_string(), SHARED6.to_string()], 50));
+        let own = own.filter(|(site, ..)| !self.learned || *site != Place::Beta);
         for (site, destinations, weight) in own.chain(shared) {
             for destination in destinations {
                 parts.push(format!(
@@ -161,7 +180,10 @@ impl Arena {
             .sysctl("ipv4/conf/default/accept_source_route", "1");
         let mut world = World::builder().place(hub);
         for place in ALL.into_iter().filter(|place| place.is_ethernet()) {
-            world = world.place(PlaceSpec::new(place.name())).link(link(place));
+            world = world.place(PlaceSpec::new(place.name())).link(link(place, Tunnel::First));
+        }
+        if let Some(Dual { site, .. }) = variant.dual {
+            world = world.link(link(site, Tunnel::Second));
         }
         for (place, link) in variant.raw.places() {
             world = world.place(place).link(link);
@@ -180,6 +202,9 @@ impl Arena {
         let [_, wan6] = Place::Wan.link6().context("the default route's link has addresses")?;
         writeln!(lines, "route add default via {wan4}")?;
         writeln!(lines, "route add ::/0 via {wan6}")?;
+        if variant.learned {
+            lines.push_str(&learned::batch(Stage::FIRST.moving, variant.dual, variant.translated));
+        }
         hub.batch(&lines)?;
         Ok((Self { variant, world }, raw))
     }
@@ -207,12 +232,18 @@ impl Arena {
     }
 }
 
-/// The veth pair to a place. Only the link's address answers there: other addresses have no routes to answer by.
-pub fn link(place: Place) -> Link {
-    let (net, [hub4, far4]) = place.link4();
+/// The veth pair to a place. Only the link's address answers there: other addresses have no routes to answer by. Both
+/// tunnels of a site have the same Ethernet addresses, so a frame can enter by either.
+fn link(place: Place, tunnel: Tunnel) -> Link {
+    let (net, [hub4, far4]) = place.tunnel_link4(tunnel);
     let length = net.prefix_len();
-    let mut hub = End::new(HUB, place.device()).address(format_args!("{hub4}/{length}")).address("fe80::1/64");
-    let mut far = End::new(place.name(), FAR_DEVICE)
+    let mac = |end| Mac([2, 0, 0, 0, 0x10 + place as u8, end]);
+    let mut hub = End::new(HUB, &place.tunnel_device(tunnel))
+        .mac(mac(1))
+        .address(format_args!("{hub4}/{length}"))
+        .address("fe80::1/64");
+    let mut far = End::new(place.name(), tunnel.far_device())
+        .mac(mac(2))
         .address(format_args!("{far4}/{length}"))
         .address("fe80::2/64")
         .receives_redirects();

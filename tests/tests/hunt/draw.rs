@@ -1,6 +1,6 @@
 //! Random packets, each determined by the seed and its id.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 
 use hub_tests::packet::Packet;
 use hub_tests::packet::number::{ACK, IPV4, IPV6, RST, SERVICE_VLAN, SYN, VLAN};
@@ -8,7 +8,10 @@ use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom as _;
 use rand::{Rng as _, SeedableRng as _};
 
-use crate::places::{ALL, Place, SHARED4, SHARED6, SITES, TRANSLATED};
+use crate::addresses::{destination, of_learned, source};
+use crate::arena::Variant;
+use crate::dual::Tunnel;
+use crate::places::{ALL, Place, TRANSLATED};
 use crate::reading::WCCP;
 use crate::wires::{Macs, informed, payload, raw, tcp_mark};
 
@@ -30,8 +33,8 @@ const BRIDGED: u16 = 0x6558;
 const ODD: [u16; 11] = [0x0806, 0x8847, 0x8864, 0x88e5, 0x88f7, IPV4, IPV6, 0x0600, 3, WCCP, BRIDGED];
 
 /// The packet with this id: its place of entry and its bytes.
-/// `translated`: two sites mostly send from addresses of their own, and else from those that the hub knows.
-pub fn draw(seed: u64, id: u64, macs: &[Option<Macs>], translated: bool) -> (Place, Vec<u8>) {
+/// With translation two sites mostly send from addresses of their own, and else from those that the hub knows.
+pub fn draw(seed: u64, id: u64, macs: &[Option<Macs>], variant: Variant) -> (Place, Vec<u8>) {
     let mut rng = SmallRng::seed_from_u64(seed ^ id.wrapping_mul(0x9e37_79b9_7f4a_7c15));
     let mut at = rng.random_range(0..100);
     let entry = ENTRIES.iter().find(|(_, share)| {
@@ -40,16 +43,16 @@ pub fn draw(seed: u64, id: u64, macs: &[Option<Macs>], translated: bool) -> (Pla
         found
     });
     let entry = entry.expect("the shares are 100 together").0;
-    let packet = network(&mut rng, entry, id, translated && TRANSLATED.contains(&entry));
+    let packet = network(&mut rng, entry, id, variant);
     let bytes = link(&mut rng, entry, packet, macs);
     (entry, bytes)
 }
 
-fn percent(rng: &mut SmallRng, times: u32) -> bool {
+pub fn percent(rng: &mut SmallRng, times: u32) -> bool {
     rng.random_range(0..100) < times
 }
 
-fn one_of<T: Copy>(rng: &mut SmallRng, choices: &[T]) -> T {
+pub fn one_of<T: Copy>(rng: &mut SmallRng, choices: &[T]) -> T {
     *choices.choose(rng).expect("something to choose from")
 }
 
@@ -58,10 +61,29 @@ struct Drawn {
     v6: bool,
 }
 
-fn network(rng: &mut SmallRng, entry: Place, id: u64, translates: bool) -> Drawn {
+fn network(rng: &mut SmallRng, entry: Place, id: u64, variant: Variant) -> Drawn {
     let v6 = percent(rng, 40);
-    let (mut from, to) = (source(rng, entry, v6), destination(rng, entry, v6));
-    if translates && percent(rng, 90) {
+    let (mut from, mut to) = (source(rng, entry, v6), destination(rng, entry, v6));
+    if variant.learned {
+        let announces = matches!(entry, Place::Delta | Place::Epsilon);
+        if percent(rng, if announces { 40 } else { 5 }) {
+            from = of_learned(rng, v6);
+        }
+        if percent(rng, 25) {
+            to = of_learned(rng, v6);
+        }
+    }
+    if let Some(dual) = variant.dual.filter(|_| !v6) {
+        // Both ends of the second tunnel's link.
+        let [hub, far] = dual.site.tunnel_link4(Tunnel::Second).1;
+        if percent(rng, 3) {
+            from = one_of(rng, &[hub, far]).into();
+        }
+        if percent(rng, 3) {
+            to = one_of(rng, &[hub, far]).into();
+        }
+    }
+    if variant.translated && TRANSLATED.contains(&entry) && percent(rng, 90) {
         from = entry.own(from);
     }
     let mut packet = match (from, to) {
@@ -179,124 +201,6 @@ fn unusual6(rng: &mut SmallRng, mut packet: Packet) -> Packet {
     packet
 }
 
-fn source(rng: &mut SmallRng, entry: Place, v6: bool) -> IpAddr {
-    match rng.random_range(0..100) {
-        0..52 => any_of(rng, entry, v6),
-        52..56 => shared(rng, v6),
-        56..71 => {
-            let site = one_of(rng, &SITES);
-            any_of(rng, site, v6)
-        }
-        71..76 => any_of(rng, Place::Vpc, v6),
-        76..80 => hub(rng, v6),
-        80..84 => {
-            let place = one_of(rng, &[Place::Mgmt, Place::Wan]);
-            any_of(rng, place, v6)
-        }
-        84..89 => stranger(rng, v6),
-        89..94 => nobody(rng, v6),
-        _ => {
-            let place = if percent(rng, 60) { entry } else { one_of(rng, &SITES) };
-            far_end(place, v6)
-        }
-    }
-}
-
-fn destination(rng: &mut SmallRng, entry: Place, v6: bool) -> IpAddr {
-    match rng.random_range(0..100) {
-        0..32 => {
-            let site = one_of(rng, &SITES);
-            any_of(rng, site, v6)
-        }
-        32..52 => Place::Vpc.host(v6),
-        52..54 => any_of(rng, Place::Vpc, v6),
-        54..63 => shared(rng, v6),
-        63..71 => hub(rng, v6),
-        71..77 => one_of(rng, &[Place::Mgmt, Place::Wan]).host(v6),
-        77..85 => stranger(rng, v6),
-        85..92 => nobody(rng, v6),
-        92..95 => any_of(rng, entry, v6),
-        _ => {
-            let site = one_of(rng, &SITES);
-            far_end(site, v6)
-        }
-    }
-}
-
-fn any_of(rng: &mut SmallRng, place: Place, v6: bool) -> IpAddr {
-    let (net4, net6) = place.networks();
-    match v6 {
-        false => {
-            let host = rng.random::<u32>() & !u32::from(net4.netmask());
-            IpAddr::V4((u32::from(net4.network()) + host).into())
-        }
-        true => IpAddr::V6((u128::from(net6.network()) + u128::from(rng.random::<u16>())).into()),
-    }
-}
-
-fn shared(rng: &mut SmallRng, v6: bool) -> IpAddr {
-    let host: u16 = rng.random();
-    match v6 {
-        false => IpAddr::V4((u32::from(SHARED4.network()) + u32::from(host)).into()),
-        true => IpAddr::V6((u128::from(SHARED6.network()) + u128::from(host)).into()),
-    }
-}
-
-fn hub(rng: &mut SmallRng, v6: bool) -> IpAddr {
-    let place = one_of(rng, &ALL);
-    match v6 {
-        false => place.link4().1[0].into(),
-        true => place.link6().map_or(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1), |[hub, _]| hub).into(),
-    }
-}
-
-/// The address of a link's far end.
-fn far_end(place: Place, v6: bool) -> IpAddr {
-    match v6 {
-        false => place.link4().1[1].into(),
-        true => place.link6().map_or(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 2), |[_, far]| far).into(),
-    }
-}
-
-fn stranger(rng: &mut SmallRng, v6: bool) -> IpAddr {
-    let texts = match v6 {
-        false => ["8.8.8.8", "10.60.0.1", "192.0.2.1", "100.64.0.1"],
-        true => ["2001:4860:4860::8888", "fd60::1", "2001:db8::1", "fd64:1::1"],
-    };
-    one_of(rng, &texts).parse().expect("an address")
-}
-
-/// Addresses that belong to no single host, or to no host behind a router.
-fn nobody(rng: &mut SmallRng, v6: bool) -> IpAddr {
-    let texts = match v6 {
-        false => [
-            "255.255.255.255",
-            "224.0.0.1",
-            "224.0.0.18",
-            "239.1.2.3",
-            "0.0.0.0",
-            "127.0.0.1",
-            "240.0.0.1",
-            "169.254.9.9",
-            "10.62.255.255",
-            "172.30.0.255",
-        ],
-        true => [
-            "ff02::1",
-            "ff02::2",
-            "ff05::2",
-            "ff0e::1",
-            "::",
-            "::1",
-            "fe80::9",
-            "::ffff:10.62.0.1",
-            "::ffff:0:10.62.0.1",
-            "fd62::",
-        ],
-    };
-    one_of(rng, &texts).parse().expect("an address")
-}
-
 /// The link header, or its substitute on a raw link.
 fn link(rng: &mut SmallRng, entry: Place, drawn: Drawn, macs: &[Option<Macs>]) -> Vec<u8> {
     let Drawn { mut packet, v6 } = drawn;
@@ -369,8 +273,9 @@ fn tags(rng: &mut SmallRng) -> Vec<(u16, u16)> {
 #[test]
 fn packet_is_determined_by_seed_and_id() {
     let macs = ALL.map(|place| place.is_ethernet().then_some([[2, 0, 0, 0, 1, 1], [2, 0, 0, 0, 1, 2]]));
+    let translated = Variant { translated: true, learned: true, ..Variant::PLAIN };
     for id in 1..2000 {
-        assert_eq!(draw(7, id, &macs, true), draw(7, id, &macs, true));
+        assert_eq!(draw(7, id, &macs, translated), draw(7, id, &macs, translated));
     }
-    assert_ne!(draw(7, 1, &macs, false), draw(8, 1, &macs, false));
+    assert_ne!(draw(7, 1, &macs, Variant::PLAIN), draw(8, 1, &macs, Variant::PLAIN));
 }

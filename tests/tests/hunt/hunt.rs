@@ -3,20 +3,20 @@
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::fmt::Write as _;
 use std::net::IpAddr;
-use std::thread;
-use std::time::{Duration, Instant};
 
 use anyhow::bail;
 use hub_tests::lab::Agent;
 use hub_tests::packet::{Packet, hex};
 
 use crate::arena::Arena;
+use crate::changing::Stage;
 use crate::draw::draw;
-use crate::places::{ALL, Place, Places, SITES, TRANSLATED, is_hub, within};
+use crate::dual::Tunnel;
+use crate::places::{ALL, Place, Places, TRANSLATED, is_hub, within};
 use crate::policy::{Allowed, NOWHERE, Policy};
 use crate::raw::RawLink;
 use crate::reading::Reading;
-use crate::wires::{Arrival, MARKER, Macs, Wires, framed, macs, payload};
+use crate::wires::{Arrival, MARKER, Macs, Wires, macs};
 
 /// Limit of frames in memory for display; older ones are drawn again from the seed.
 const RECENT: usize = 100_000;
@@ -24,14 +24,12 @@ const RECENT: usize = 100_000;
 const BURST: usize = 250;
 /// Packets sent before a wait for everything.
 const VOLLEY: usize = 2000;
-const PATIENCE: Duration = Duration::from_secs(20);
-/// The interval for resending markers. It matters only if a neighbour is not known yet, or a frame was lost.
-const AGAIN: Duration = Duration::from_millis(200);
 
 /// A packet that entered, and its allowed outcomes.
 #[derive(Debug, Clone, Copy)]
 struct Sent {
     entry: Place,
+    tunnel: Tunnel,
     source: Option<IpAddr>,
     allowed: Allowed,
     /// Its allowed places while the nftables table is installed.
@@ -42,16 +40,20 @@ struct Sent {
 pub type Findings = BTreeMap<String, (u64, String)>;
 
 pub struct Hunt<'a> {
-    arena: &'a Arena,
-    wires: Wires,
+    pub arena: &'a Arena,
+    pub wires: Wires,
     pub macs: Vec<Option<Macs>>,
     sent: Vec<Sent>,
     recent: VecDeque<Vec<u8>>,
     /// Ids of packets that must arrive, the place, and the number of arrivals.
     due: HashMap<u64, (Place, u64)>,
     /// Places at which each marker has arrived.
-    marked: HashSet<(u64, Place)>,
-    rounds: u64,
+    pub marked: HashSet<(u64, Place, Tunnel)>,
+    /// The number of markers so far.
+    pub rounds: u64,
+    pub stage: Stage,
+    /// The stage that the world is changing to: its policy applies as well as that of the current one.
+    pub next: Option<Stage>,
     /// The current phase, for messages.
     pub phase: String,
     /// The VPC's interface is no longer an attachment. As on any other, the policy does not restrict the hub's own
@@ -72,7 +74,7 @@ pub struct Hunt<'a> {
 impl<'a> Hunt<'a> {
     pub fn new(arena: &'a Arena, raw: [RawLink; 2]) -> anyhow::Result<Self> {
         Ok(Self {
-            wires: Wires::open(&arena.world, raw)?,
+            wires: Wires::open(&arena.world, raw, arena.variant.dual)?,
             macs: macs(&arena.world)?,
             arena,
             sent: Vec::new(),
@@ -80,6 +82,8 @@ impl<'a> Hunt<'a> {
             due: HashMap::new(),
             marked: HashSet::new(),
             rounds: 0,
+            stage: Stage::FIRST,
+            next: None,
             phase: String::new(),
             vpc_is_let_go: false,
             unguarded: false,
@@ -100,14 +104,14 @@ impl<'a> Hunt<'a> {
         self.crafted = true;
         let id = self.sent() + 1;
         let bytes = make(id);
-        self.enter(entry, bytes);
+        self.enter(entry, Tunnel::First, bytes);
         id
     }
 
     /// Sends one packet outside the wires. It may arrive nowhere and draw no answer.
     pub fn fire_unadmitted(&mut self, entry: Place, send: impl FnOnce(u64) -> bool) {
         let id = self.sent() + 1;
-        self.sent.push(Sent { entry, source: None, allowed: NOWHERE, guarded: Places::NONE });
+        self.sent.push(Sent { entry, tunnel: Tunnel::First, source: None, allowed: NOWHERE, guarded: Places::NONE });
         self.recent.push_back(Vec::new());
         if self.recent.len() > RECENT {
             self.recent.pop_front();
@@ -115,23 +119,30 @@ impl<'a> Hunt<'a> {
         send(id);
     }
 
-    fn enter(&mut self, entry: Place, bytes: Vec<u8>) {
+    fn enter(&mut self, entry: Place, tunnel: Tunnel, bytes: Vec<u8>) {
         let hub_mac = self.macs[entry as usize].map(|[hub, _]| hub);
-        let policy = self.arena.variant.policy();
-        let mut allowed = policy.allowed(entry, &bytes, hub_mac);
+        let by = |stage, guarded| {
+            let policy = Policy { guarded, ..self.arena.variant.policy(stage) };
+            policy.allowed((entry, tunnel), &bytes, hub_mac)
+        };
+        let verdict = |guarded| {
+            let allowed = by(self.stage, guarded);
+            self.next.map_or(allowed, |next| allowed.or(by(next, guarded)))
+        };
+        let mut allowed = verdict(true);
         let guarded = allowed.packet;
         if self.unguarded {
-            allowed = Policy { guarded: false, ..policy }.allowed(entry, &bytes, hub_mac);
+            allowed = verdict(false);
         }
         if entry == Place::Vpc && self.vpc_is_let_go {
             allowed.answers = Places::of(&ALL);
         }
-        let entered = self.wires.send(entry, &bytes);
+        let entered = self.wires.send((entry, tunnel), &bytes);
         let source = Reading::of(entry, &bytes).map(|reading| match self.translates(entry) {
             true => entry.at_hub(reading.source).unwrap_or(reading.source),
             false => reading.source,
         });
-        self.sent.push(Sent { entry, source, allowed, guarded });
+        self.sent.push(Sent { entry, tunnel, source, allowed, guarded });
         if let (Some(place), true) = (allowed.must, entered) {
             self.due.insert(self.sent(), (place, 0));
         }
@@ -141,15 +152,17 @@ impl<'a> Hunt<'a> {
         }
     }
 
-    fn translates(&self, place: Place) -> bool {
+    pub fn translates(&self, place: Place) -> bool {
         self.arena.variant.translated && TRANSLATED.contains(&place)
     }
 
     /// Sends random packets, and checks arrivals meanwhile.
     pub fn burst(&mut self, seed: u64, packets: usize) {
         for _ in 0..packets {
-            let (entry, bytes) = draw(seed, self.sent() + 1, &self.macs, self.arena.variant.translated);
-            self.enter(entry, bytes);
+            let id = self.sent() + 1;
+            let (entry, bytes) = draw(seed, id, &self.macs, self.arena.variant);
+            let has_two = self.arena.variant.dual.is_some_and(|dual| dual.site == entry);
+            self.enter(entry, if has_two && id.count_ones() % 2 == 1 { Tunnel::Second } else { Tunnel::First }, bytes);
         }
         self.look();
     }
@@ -194,13 +207,13 @@ impl<'a> Hunt<'a> {
     }
 
     fn compare(&mut self, arrival: Arrival) {
-        let Arrival { place, id, .. } = arrival;
+        let Arrival { place, tunnel, id, .. } = arrival;
         if id & MARKER != 0 {
-            self.marked.insert((id, place));
+            self.marked.insert((id, place, tunnel));
             return;
         }
         let sent = usize::try_from(id).ok().and_then(|id| self.sent.get(id.wrapping_sub(1)));
-        let Some(Sent { entry, source, allowed, guarded }) = sent.copied() else { return };
+        let Some(Sent { entry, source, allowed, guarded, .. }) = sent.copied() else { return };
         let from_hub = arrival.source.is_some_and(|from| is_hub(from) && source != Some(from));
         match self.due.get_mut(&id) {
             Some((due, times)) if *due == place && arrival.source == source => *times += 1,
@@ -209,13 +222,17 @@ impl<'a> Hunt<'a> {
             }
             _ => {}
         }
-        if allowed.packet.contains(place) || (from_hub && allowed.answers.contains(place)) {
+        let is_answer = from_hub && (allowed.answers.contains(place) || self.owns_now(place, source, allowed.answers));
+        if allowed.packet.contains(place) || is_answer {
             self.arrived += 1;
             self.leaked += u64::from(!from_hub && !guarded.contains(place));
         } else {
             let what = if from_hub { "an answer of the hub arrived" } else { "arrived" };
             let phase = if self.phase.is_empty() { String::new() } else { format!("{}: ", self.phase) };
             self.find(format!("{phase}{entry} -> {place}: {what} beyond policy"), id, Some(&arrival));
+        }
+        if self.next.is_none() && !from_hub && !self.stage.carries(self.arena.variant.dual, place, tunnel) {
+            self.find(format!("{entry} -> {place}{tunnel}: arrived by the tunnel that stands by"), id, Some(&arrival));
         }
         if self.translates(place)
             && let Some(Reading { destination, .. }) = Reading::of(place, &arrival.bytes)
@@ -232,8 +249,17 @@ impl<'a> Hunt<'a> {
         }
     }
 
+    /// Whether a learned route leads to a place with this source of a packet that may have an answer. The kernel waits
+    /// seconds for a neighbour before it answers: the source may be another site's by then.
+    fn owns_now(&self, place: Place, source: Option<IpAddr>, answers: Places) -> bool {
+        let variant = self.arena.variant;
+        let stages = [Some(self.stage), self.next].into_iter().flatten();
+        let owners = |source| stages.map(|stage| variant.policy(stage).members(source)).fold(Places::NONE, Places::and);
+        variant.learned && answers != Places::NONE && source.is_some_and(|source| owners(source).contains(place))
+    }
+
     fn find(&mut self, what: String, id: u64, arrival: Option<&Arrival>) {
-        let Sent { entry, allowed, .. } = self.sent[usize::try_from(id - 1).expect("an index")];
+        let Sent { entry, tunnel, allowed, .. } = self.sent[usize::try_from(id - 1).expect("an index")];
         let oldest = self.sent() - self.recent.len() as u64;
         let bytes = id.checked_sub(oldest + 1).and_then(|at| self.recent.get(usize::try_from(at).ok()?));
         let describe = |place, bytes: &[u8]| match Reading::of(place, bytes) {
@@ -244,10 +270,12 @@ impl<'a> Hunt<'a> {
         finding.0 += 1;
         if finding.0 == 1 {
             let sent = bytes.map_or("no longer stored: replay the seed\n".to_owned(), |bytes| describe(entry, bytes));
-            writeln!(finding.1, "id {id} as sent by {entry}: {sent}policy: {allowed:?}").expect("a string takes all");
+            writeln!(finding.1, "id {id} as sent by {entry}{tunnel}: {sent}policy: {allowed:?}")
+                .expect("a string takes all");
             if let Some(arrival) = arrival {
                 let got = describe(arrival.place, &arrival.bytes);
-                write!(finding.1, "as it arrived at {}: {got}", arrival.place).expect("a string takes all");
+                write!(finding.1, "as it arrived at {}{}: {got}", arrival.place, arrival.tunnel)
+                    .expect("a string takes all");
             }
         }
     }
@@ -255,52 +283,6 @@ impl<'a> Hunt<'a> {
     /// All arrivals of an id so far, in order.
     pub fn arrivals_of(&self, id: u64) -> Vec<&Arrival> {
         self.arrivals.iter().filter(|arrival| arrival.id == id).collect()
-    }
-
-    /// Waits until everything sent has been processed: until a marker, sent afterwards, has arrived on every path that
-    /// is certain to be open.
-    pub fn settle(&mut self) -> anyhow::Result<()> {
-        let mut ways: Vec<(Place, Place)> = Vec::new();
-        for site in SITES {
-            let other =
-                if self.arena.variant.segments && !site.may_reach(Place::Vpc) { Place::Delta } else { Place::Vpc };
-            ways.extend([(site, other), (other, site)]);
-        }
-        ways.extend([(Place::Mgmt, Place::Vpc), (Place::Wan, Place::Vpc)]);
-        self.settle_ways(&ways)
-    }
-
-    /// Like [`settle`](Self::settle), on these paths only.
-    pub fn settle_ways(&mut self, ways: &[(Place, Place)]) -> anyhow::Result<()> {
-        let mut missing: Vec<(u64, Place, Place, bool)> = Vec::new();
-        for (from, to) in ways {
-            for v6 in [false, true] {
-                self.rounds += 1;
-                missing.push((MARKER | self.rounds, *from, *to, v6));
-            }
-        }
-        let deadline = Instant::now() + PATIENCE;
-        while !missing.is_empty() {
-            for (id, from, to, v6) in &missing {
-                let source = if self.translates(*from) { from.own(from.host(*v6)) } else { from.host(*v6) };
-                let marker = udp(source, to.host(*v6)).bytes(payload(*id, 32));
-                let bytes = framed(*from, &marker, &self.macs);
-                self.wires.send(*from, &bytes);
-            }
-            let again = Instant::now() + AGAIN;
-            while !missing.is_empty() && Instant::now() < again {
-                self.look();
-                missing.retain(|(id, _, to, _)| !self.marked.contains(&(*id, *to)));
-                if !missing.is_empty() {
-                    thread::yield_now();
-                }
-            }
-            if Instant::now() > deadline {
-                bail!("{}: {missing:?} have not arrived: what is allowed does not pass", self.phase);
-            }
-        }
-        self.marked.clear();
-        Ok(())
     }
 
     /// Fails if anything beyond the policy has arrived.

@@ -5,6 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
+use crate::dual::Tunnel;
+
 /// A far end of the hub: packets enter there and arrive there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Place {
@@ -233,10 +235,13 @@ impl fmt::Debug for Places {
     }
 }
 
-/// Addresses of the hub itself.
+/// Addresses of the hub itself, those towards second tunnels included.
 pub fn is_hub(address: IpAddr) -> bool {
     match address {
-        IpAddr::V4(address) => ALL.iter().any(|place| place.link4().1[0] == address),
+        IpAddr::V4(address) => {
+            let is_of = |place: &Place, tunnel| place.tunnel_link4(tunnel).1[0] == address;
+            ALL.iter().any(|place| is_of(place, Tunnel::First) || place.is_site() && is_of(place, Tunnel::Second))
+        }
         IpAddr::V6(address) => {
             address == Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1)
                 || ALL.iter().any(|place| place.link6().is_some_and(|[hub, _]| hub == address))

@@ -6,7 +6,10 @@ use std::time::{Instant, SystemTime};
 use anyhow::Context;
 
 use crate::arena::{Arena, Variant};
+use crate::changing::{CHANGES, Stage};
+use crate::dual::Dual;
 use crate::hunt::Hunt;
+use crate::places::Place;
 use crate::raw::{Kind, Raw};
 
 /// Packets in total.
@@ -28,7 +31,15 @@ const fn by_source(variant: Variant) -> Variant {
     Variant { policy_routes: true, ..variant }
 }
 
-const VARIANTS: [Variant; 15] = [
+const fn dual(site: Place, weights: [u8; 2], variant: Variant) -> Variant {
+    Variant { dual: Some(Dual { site, weights }), ..variant }
+}
+
+const fn learned(variant: Variant) -> Variant {
+    Variant { learned: true, ..variant }
+}
+
+const VARIANTS: [Variant; 24] = [
     variant("auto", "0", true),
     variant("tc", "0", true),
     variant("generic", "0", true),
@@ -44,6 +55,15 @@ const VARIANTS: [Variant; 15] = [
     by_source(variant("auto", "1", true)),
     by_source(variant("tc", "0", true)),
     by_source(segmented(variant("generic", "0", true))),
+    dual(Place::Alpha, [100, 0], variant("auto", "0", true)),
+    dual(Place::Beta, [50, 50], translated(variant("tc", "1", true))),
+    dual(Place::Alpha, [50, 50], segmented(translated(variant("generic", "0", true)))),
+    learned(variant("auto", "0", true)),
+    learned(translated(variant("tc", "0", true))),
+    learned(by_source(variant("generic", "1", true))),
+    learned(dual(Place::Beta, [100, 0], variant("auto", "2", true))),
+    learned(dual(Place::Alpha, [50, 50], variant("tc", "0", false))),
+    learned(dual(Place::Beta, [50, 50], by_source(segmented(translated(variant("auto", "0", true)))))),
 ];
 
 /// A number from the environment.
@@ -85,7 +105,17 @@ fn hunt(variant: Variant, seed: u64, packets: u64) -> anyhow::Result<u64> {
     let agent = arena.start()?;
     let mut hunt = Hunt::new(&arena, tuns)?;
     hunt.settle()?;
-    hunt.run(seed, packets)?;
+    arena.must_refuse(&agent, Stage::FIRST)?;
+    if variant.learned || variant.dual.is_some() {
+        let part = packets / (CHANGES.len() as u64 + 1);
+        hunt.run(seed, part)?;
+        for stage in CHANGES {
+            hunt.change(seed, &agent, stage)?;
+            hunt.run(seed, part)?;
+        }
+    } else {
+        hunt.run(seed, packets)?;
+    }
     let arrived = hunt.arrived;
     anyhow::ensure!(arrived > packets / 20, "{arrived} of {packets} arrived anywhere: the hunt does not hunt");
     let verdict = hunt.verdict();

@@ -8,6 +8,7 @@ use hub_tests::lab::{FrameSocket, HUB, World};
 use hub_tests::packet::Packet;
 use hub_tests::packet::number::{IPV4, IPV6};
 
+use crate::dual::{Dual, Tunnel};
 use crate::places::{ALL, FAR_DEVICE, Place};
 use crate::raw::RawLink;
 use crate::reading::Reading;
@@ -50,6 +51,7 @@ fn check(id: u64) -> [u8; 4] {
 #[derive(Debug, Clone)]
 pub struct Arrival {
     pub place: Place,
+    pub tunnel: Tunnel,
     pub id: u64,
     pub bytes: Vec<u8>,
     /// From its IP header; `None` without one.
@@ -57,10 +59,10 @@ pub struct Arrival {
 }
 
 impl Arrival {
-    fn of(place: Place, bytes: Vec<u8>) -> Option<Self> {
+    fn of(place: Place, tunnel: Tunnel, bytes: Vec<u8>) -> Option<Self> {
         let reading = Reading::of(place, &bytes);
         let id = id_in(&bytes).or_else(|| reading.as_ref().and_then(|reading| id_of_reset(reading, &bytes)))?;
-        Some(Self { place, id, bytes, source: reading.map(|reading| reading.source) })
+        Some(Self { place, tunnel, id, bytes, source: reading.map(|reading| reading.source) })
     }
 }
 
@@ -87,27 +89,36 @@ enum Wire {
     Raw(RawLink),
 }
 
-/// All far ends of the hub.
-pub struct Wires(Vec<(Place, Wire)>);
+/// All far ends of the hub: one for each place in their order, then a second tunnel's.
+pub struct Wires(Vec<(Place, Tunnel, Wire)>);
 
 impl Wires {
     /// Starts capturing everywhere.
-    pub fn open(world: &World, raw: [RawLink; 2]) -> anyhow::Result<Self> {
+    pub fn open(world: &World, raw: [RawLink; 2], dual: Option<Dual>) -> anyhow::Result<Self> {
         let mut raw = raw.into_iter();
         let open = |place: Place| {
             let wire = match place.is_ethernet() {
                 true => Wire::Ethernet(Some(FrameSocket::open(&world[place.name()], FAR_DEVICE)?)),
                 false => Wire::Raw(raw.next().context("a link for each site without Ethernet")?),
             };
-            Ok((place, wire))
+            Ok((place, Tunnel::First, wire))
         };
-        ALL.into_iter().map(open).collect::<anyhow::Result<_>>().map(Self)
+        let mut wires = ALL.into_iter().map(open).collect::<anyhow::Result<Vec<_>>>()?;
+        if let Some(Dual { site, .. }) = dual {
+            let socket = FrameSocket::open(&world[site.name()], Tunnel::Second.far_device())?;
+            wires.push((site, Tunnel::Second, Wire::Ethernet(Some(socket))));
+        }
+        Ok(Self(wires))
     }
 
     /// Makes bytes enter the hub from a place. Returns whether they did: not if they are too long or no packet at all,
     /// or while the link is down.
-    pub fn send(&mut self, place: Place, bytes: &[u8]) -> bool {
-        match &mut self.0[place as usize].1 {
+    pub fn send(&mut self, (place, tunnel): (Place, Tunnel), bytes: &[u8]) -> bool {
+        let at = match tunnel {
+            Tunnel::First => place as usize,
+            Tunnel::Second => ALL.len(),
+        };
+        match &mut self.0[at].2 {
             Wire::Ethernet(socket) => socket.as_ref().is_some_and(|socket| socket.send(bytes).is_ok()),
             Wire::Raw(link) => link.send(bytes).is_ok(),
         }
@@ -115,23 +126,24 @@ impl Wires {
 
     /// All arrivals with ids so far. If a device is gone, its socket is opened again on the next one.
     pub fn drain(&mut self, world: &World, mut sink: impl FnMut(Arrival)) {
-        for (place, wire) in &mut self.0 {
+        for (place, tunnel, wire) in &mut self.0 {
+            let arrival = |bytes| Arrival::of(*place, *tunnel, bytes);
             match wire {
                 Wire::Ethernet(socket) => {
                     while let Some(open) = socket {
                         match open.receive(Duration::ZERO) {
-                            Ok(Some(frame)) => Arrival::of(*place, frame.bytes).into_iter().for_each(&mut sink),
+                            Ok(Some(frame)) => arrival(frame.bytes).into_iter().for_each(&mut sink),
                             Ok(None) => break,
                             Err(_) => *socket = None,
                         }
                     }
                     if socket.is_none() {
-                        *socket = FrameSocket::open(&world[place.name()], FAR_DEVICE).ok();
+                        *socket = FrameSocket::open(&world[place.name()], tunnel.far_device()).ok();
                     }
                 }
                 Wire::Raw(link) => {
                     while let Some(bytes) = link.receive() {
-                        Arrival::of(*place, bytes).into_iter().for_each(&mut sink);
+                        arrival(bytes).into_iter().for_each(&mut sink);
                     }
                 }
             }

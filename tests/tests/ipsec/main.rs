@@ -14,6 +14,7 @@ mod failover;
 #[path = "../harness/mod.rs"]
 mod harness;
 mod kernel;
+mod learned;
 mod mending;
 mod mtu;
 mod others;
@@ -27,7 +28,7 @@ mod trap;
 
 use std::process::ExitCode;
 
-use hub_tests::lab::{Bird, Charon, Esp, Starter};
+use hub_tests::lab::{Bird, Charon, Esp, Frr, Starter};
 
 /// The requirements of a case.
 #[derive(Clone, Copy)]
@@ -39,6 +40,7 @@ enum Needs {
     /// strongSwan and BIRD.
     Bird,
     KernelEspAndBird,
+    KernelEspAndFrr,
     /// Without strongSwan.
     KernelEspAlone,
     /// strongSwan, and only on request.
@@ -56,6 +58,7 @@ fn main() -> ExitCode {
         Needs::Recording => lacks_strongswan.clone().or_else(record::lacks),
         Needs::KernelEsp => lacks_strongswan.clone().or_else(|| lacks_esp.clone()),
         Needs::Bird => lacks_strongswan.clone().or_else(Bird::missing),
+        Needs::KernelEspAndFrr => lacks_strongswan.clone().or_else(|| lacks_esp.clone()).or_else(Frr::missing),
         Needs::KernelEspAndBird => lacks_strongswan.clone().or_else(|| lacks_esp.clone()).or_else(Bird::missing),
     };
     let cases = [
@@ -70,6 +73,7 @@ fn main() -> ExitCode {
         reasons::CASES,
         starter::CASES,
         kernel::CASES,
+        learned::CASES,
         mtu::CASES,
         path::CASES,
         translate::CASES,

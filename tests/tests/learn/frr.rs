@@ -2,7 +2,11 @@
 
 use hub_tests::lab::{Frr, HANGZHOU, HUB, NINGBO, Options, Ping, Rig, SHANGHAI, Scratch, VPC, World, reach, retry};
 
-use crate::{LEARNED, Lab, add_networks, answers, config, hosts, reaches_both_ways, through};
+use serde_json::json;
+
+use crate::{
+    LEARNED, Lab, add_networks, answers, config, hosts, reaches_both_ways, refused::wait_for_refused, through,
+};
 
 const HUB_CONF: &str = include_str!("../../../examples/frr-hub.conf");
 const SITE_CONF: &str = include_str!("../../../examples/frr-site.conf");
@@ -95,6 +99,60 @@ pub fn fails_over() {
     lab.wait_for(&through("shanghai"));
     reaches_both_ways(&lab, &SHANGHAI);
     drop((hub, other));
+    lab.stop();
+}
+
+/// What zebra installs: the kernel's own routes to the same prefixes come first.
+pub fn refused() {
+    let WithFrr { hub, site, lab } = start();
+    let networks =
+        |networks: &[&str]| networks.iter().map(|network| format!("network {network}\n")).collect::<String>();
+    let v4 = networks(&[
+        "0.0.0.0/0",
+        "10.10.30.128/25",
+        "192.168.0.1/32",
+        "192.168.0.128/25",
+        "192.168.0.0/16",
+        "198.51.100.0/24",
+    ]);
+    let v6 = networks(&["::/0", "fd00:10:10:30:8000::/65", "fd00:192:168::/48"]);
+    for (family, networks) in [("ipv4", v4), ("ipv6", v6)] {
+        let announce = format!("configure terminal\nrouter bgp 65010\naddress-family {family} unicast\n{networks}");
+        site.ask(announce.trim_end()).unwrap();
+    }
+    wait_for_refused(&lab, "shanghai", &json!({ "default_route": 2, "other_site": 2, "hub_prefix": 5 }));
+    lab.wait_for(&through("shanghai"));
+    for to in NINGBO.hosts() {
+        reach(lab.place(VPC.place), to).unwrap();
+    }
+    drop((hub, site));
+    lab.stop();
+}
+
+/// It gets the agent's published routes and the sites' own.
+pub fn router_of_the_vpc() {
+    let WithFrr { hub, site, lab } = start();
+    let conf = format!(
+        "router bgp 65001\n bgp router-id {own}\n no bgp ebgp-requires-policy\n no bgp network import-check\n neighbor {hub} \
+         remote-as 65000\n neighbor {hub} timers connect 1\n address-family ipv4 unicast\n  network 172.31.0.0/16\n \
+         exit-address-family\n!\n",
+        own = VPC.host4,
+        hub = VPC.hub4
+    );
+    let router = Frr::start(lab.place(VPC.place), &lab.scratch.file("frr-vpc"), &conf).unwrap();
+    for network in [&NINGBO.network4().to_string(), LEARNED[0]] {
+        retry(&format!("{network} does not arrive at the VPC's router"), || {
+            Ok(received(&router, "ipv4").contains(network).then_some(()))
+        })
+        .unwrap_or_else(|error| panic!("{error:#}\n{}", hub.ask("show bgp summary").unwrap()));
+    }
+    retry("the VPC's network does not arrive at the hub", || {
+        Ok(lab.place(HUB).ip("route show proto bgp")?.contains("172.31.0.0/16").then_some(()))
+    })
+    .unwrap();
+    // By the VPC's interface: not learned.
+    assert_eq!(lab.learned(), through("shanghai"));
+    drop((hub, site, router));
     lab.stop();
 }
 

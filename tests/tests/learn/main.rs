@@ -26,19 +26,23 @@ const LEARNED: [&str; 2] = ["10.50.0.0/24", "fd00:50::/64"];
 const HOSTS: [&str; 2] = ["10.50.0.1", "fd00:50::1"];
 
 fn main() -> ExitCode {
-    let with_bird: [(&str, fn()); 8] = [
+    let with_bird: [(&str, fn()); 10] = [
         ("announced_networks_are_reached_both_ways_until_withdrawn", announced),
         ("traffic_fails_over_to_another_site_that_announces_the_network", fails_over),
         ("equal_announcements_share_the_flows", shares),
         ("routes_that_a_site_must_not_announce_are_refused_and_counted", refused::refused),
         ("routes_over_the_quota_are_refused_newest_first", refused::quota),
+        ("ten_thousand_routes_of_a_site_are_refused_and_counted", refused::flood),
+        ("learned_route_outside_selectors_forwards_nothing_and_goes_with_its_connection", refused::outside_selectors),
         ("published_routes_of_the_vpc_router_are_not_learned_back", refused::not_learned_back),
         ("learned_routes_survive_a_killed_and_restarted_daemon", restart::daemon),
         ("learned_routes_survive_a_killed_and_restarted_agent", restart::agent),
     ];
-    let with_frr: [(&str, fn()); 3] = [
+    let with_frr: [(&str, fn()); 5] = [
         ("networks_announced_by_frr_are_reached_both_ways_until_withdrawn", frr::announced),
         ("traffic_fails_over_to_another_site_with_frr", frr::fails_over),
+        ("routes_that_a_site_must_not_announce_by_frr_are_refused_and_counted", frr::refused),
+        ("published_and_learned_networks_arrive_at_frr_router_of_the_vpc", frr::router_of_the_vpc),
         ("learned_routes_survive_a_killed_and_restarted_bgpd", frr::restarted),
     ];
     let [no_bird, no_frr] = [Bird::missing(), Frr::missing()];
@@ -55,8 +59,12 @@ struct Lab {
 
 impl Lab {
     fn start(learn: &'static str) -> Self {
+        Self::start_with(&config(learn))
+    }
+
+    fn start_with(config: &HubConfig) -> Self {
         let world = World::three_offices(&Options::default()).unwrap();
-        let rig = Rig::start_in(world, &config(learn), &[]).unwrap();
+        let rig = Rig::start_in(world, config, &[]).unwrap();
         let mut lab = Self { rig, scratch: Scratch::new().unwrap(), hub: None };
         let hub = Bird::start(lab.place(HUB), &lab.scratch.file("bird-hub"), &hub_conf()).unwrap();
         lab.hub = Some(hub);

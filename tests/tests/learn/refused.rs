@@ -1,12 +1,14 @@
 //! What a site must not announce, more than it may announce, and what comes back from the VPC's router.
 
-use hub_tests::lab::{Bird, HUB, NINGBO, SHANGHAI, VPC, reach, retry};
+use std::time::Duration;
+
+use hub_tests::lab::{Bird, HUB, NINGBO, Ping, SHANGHAI, VPC, VPC_SIDE, reach, retry};
 use serde_json::{Value, json};
 
-use crate::{LEARN, Lab, add_networks, through};
+use crate::{LEARN, Lab, add_networks, answers, through};
 
 /// Waits until the connection's numbers of refused routes are these, by reason.
-fn wait_for_refused(lab: &Lab, connection: &str, expected: &Value) {
+pub fn wait_for_refused(lab: &Lab, connection: &str, expected: &Value) {
     let learned = || lab.rig.agent.status().unwrap().connection(connection)["learned"].clone();
     let complaint = format!("{connection} has not {expected} refused");
     retry(&complaint, || Ok((learned()["refused"] == *expected).then_some(()))).unwrap_or_else(|error| {
@@ -91,6 +93,65 @@ pub fn quota() {
     assert!(in_force.contains(&routes(&[7])[0]), "the first one: {in_force:?}");
     let warnings = warnings(&lab, "shanghai");
     assert!(warnings.iter().any(|warning| warning.contains("learn.max_per_connection = 3")), "{warnings:?}");
+    lab.stop();
+}
+
+/// As many as BIRD's import limit in the example lets in.
+pub fn flood() {
+    let lab = Lab::start(LEARN);
+    add_networks(lab.place(&SHANGHAI.place));
+    let flood = (0..10_000).map(|number| format!("route 10.{}.{}.0/24 blackhole;\n", 100 + number / 250, number % 250));
+    let bird = lab.start_site(&SHANGHAI, [&flood.collect::<String>(), "route fd00:50::/64 blackhole;"]);
+    // The families arrive one after the other, so the IPv6 route may be one of the refused.
+    let learned = || lab.rig.agent.status().unwrap().connection("shanghai")["learned"].clone();
+    let all = || learned()["refused"]["quota"] == 9951;
+    retry("10,000 routes are not counted", || Ok(all().then_some(()))).unwrap_or_else(|error| {
+        panic!("{error:#}: {}", learned());
+    });
+    assert_eq!(lab.learned().len(), 50);
+    let warnings = warnings(&lab, "shanghai");
+    let of_quota = warnings.iter().filter(|warning| warning.contains("others are refused: more than"));
+    assert_eq!(of_quota.count(), 1, "{warnings:?}");
+    let log = lab.rig.agent.log();
+    assert_eq!(log.lines().filter(|line| line.contains("is refused")).count(), 1, "{log}");
+    for to in NINGBO.hosts() {
+        reach(lab.place(VPC.place), to).unwrap();
+    }
+    drop(bird);
+    lab.wait_for(&[]);
+    assert_eq!(learned()["refused"], json!({}));
+    lab.stop();
+}
+
+/// The connection's selectors admit the first network alone, and then the connection is deleted.
+pub fn outside_selectors() {
+    let mut config = crate::config(LEARN);
+    config.connection(&SHANGHAI.place).remote_cidrs =
+        vec!["10.50.0.0/25".to_owned(), SHANGHAI.network4().to_string(), SHANGHAI.network6().to_string()];
+    let lab = Lab::start_with(&config);
+    add_networks(lab.place(&SHANGHAI.place));
+    let _bird = lab.start_site(&SHANGHAI, ["route 10.50.0.0/24 blackhole;", ""]);
+    lab.wait_for(&through("shanghai")[..1]);
+    reach(lab.place(VPC.place), "10.50.0.1".parse().unwrap()).unwrap();
+    let before = lab.rig.agent.status().unwrap();
+    let outside = "10.50.0.200".parse().unwrap();
+    assert_eq!(answers(lab.place(VPC.place), outside), 0);
+    let ping = Ping::new(VPC.host4.into()).source(outside).timeout(Duration::from_millis(100));
+    assert_eq!(ping.run(lab.place(&SHANGHAI.place)).unwrap().received, 0);
+    let after = lab.rig.agent.status().unwrap();
+    let sum = |path: &str| after.since(&before, VPC_SIDE, path);
+    assert_eq!(sum("drops/selector_mismatch"), 1, "{:#}", *after);
+    assert_eq!(after.since(&before, "shanghai", "drops/spoofed_source"), 1, "{:#}", *after);
+
+    config.connections.retain(|connection| connection.name != SHANGHAI.place);
+    std::fs::write(lab.rig.agent.config(), config.to_string()).unwrap();
+    let said = lab.rig.agent.cli(&["reload"]).unwrap();
+    assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+    assert_eq!(lab.learned(), [""; 0], "gone with the connection");
+    let table = lab.place(HUB).ip("route show table 1190").unwrap();
+    assert!(table.contains("10.50.0.0/24"), "the daemon's route is left alone: {table}");
+    let own = lab.place(HUB).ip("route show proto 119").unwrap();
+    assert!(!own.contains("10.50.0.0/24"), "{own}");
     lab.stop();
 }
 

@@ -11,6 +11,7 @@ mod ipsec;
 mod metrics;
 mod output;
 mod refusals;
+mod segments;
 mod spread;
 mod systemd;
 mod top;

@@ -12,6 +12,7 @@ use super::{
         address::SiteAddress,
         diagnostic::{DiagnosticReport, Located, Problem, join, quoted},
         draft::{ConnectionDraft, Draft},
+        tunnels::connection_of,
     },
     Identity, IpsecDraft,
     draft::IdentityDraft,
@@ -59,8 +60,13 @@ pub(super) fn with_ipsec(draft: &Draft) -> impl Iterator<Item = (&ConnectionDraf
     draft.connections.iter().filter_map(|connection| Some((connection, connection.ipsec.as_ref()?)))
 }
 
+/// The path of a key of `ipsec` as it is written, or of the section: in a tunnel only if the key is that tunnel's own.
 pub(super) fn ipsec_path(connection: &ConnectionDraft, key: &str) -> String {
-    let path = join(&connection.path(), "ipsec");
+    let of = match &connection.of_tunnel {
+        Some(tunnel) if !tunnel.ipsec_keys.contains(&key) => join("connection", connection_of(&connection.name.value)),
+        _ => connection.path(),
+    };
+    let path = join(&of, "ipsec");
     if key.is_empty() { path } else { join(&path, key) }
 }
 

@@ -50,6 +50,19 @@ pub(in crate::config) struct TunnelIpsecDraft {
     pub remote_id: IdentityDraft,
 }
 
+impl TunnelIpsecDraft {
+    fn keys(&self) -> Vec<&'static str> {
+        let is_there = |id: &IdentityDraft| !matches!(id, IdentityDraft::Absent);
+        let all = [
+            ("if_id", self.if_id.is_some()),
+            ("start", self.start.is_some()),
+            ("local_id", is_there(&self.local_id)),
+            ("remote_id", is_there(&self.remote_id)),
+        ];
+        all.into_iter().filter_map(|(key, is_there)| is_there.then_some(key)).collect()
+    }
+}
+
 impl TunnelDraft {
     /// The path in messages; `connection` is the connection's.
     pub fn path(&self, connection: &str) -> String {
@@ -61,6 +74,8 @@ impl TunnelDraft {
 #[derive(Debug, Clone)]
 pub(in crate::config) struct OfTunnel {
     pub path: String,
+    /// The keys of `ipsec` that the tunnel has for itself.
+    pub ipsec_keys: Vec<&'static str>,
     pub weight: Option<u8>,
 }
 
@@ -85,6 +100,7 @@ impl ConnectionDraft {
         let member = |tunnel: &TunnelDraft| {
             let name = tunnel.name.as_ref()?;
             let mut ipsec = self.ipsec.clone();
+            let ipsec_keys = tunnel.ipsec.as_ref().map(TunnelIpsecDraft::keys).unwrap_or_default();
             if let (Some(ipsec), Some(own)) = (&mut ipsec, &tunnel.ipsec) {
                 ipsec.if_id = own.if_id.or(ipsec.if_id);
                 ipsec.start = own.start.or(ipsec.start);
@@ -107,6 +123,7 @@ impl ConnectionDraft {
                 tunnels: none.clone(),
                 of_tunnel: Some(OfTunnel {
                     path: tunnel.path(&self.path()),
+                    ipsec_keys,
                     weight: tunnel.weight.map(|weight| weight.value),
                 }),
                 ..self.clone()

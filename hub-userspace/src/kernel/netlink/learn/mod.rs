@@ -21,7 +21,7 @@ use tracing::warn;
 
 pub use self::table::{KernelHop, KernelHops, TableChanges};
 use self::{
-    table::RouteTable,
+    table::{MOST_OVER_QUOTA, RouteTable},
     wire::{AF_INET, AF_INET6, RTM_GETNEXTHOP, RTM_GETROUTE, TableEvent, table_event},
 };
 use super::socket::{NetlinkError, RawMessage, Requests, enlarge_receive_buffer, only_foreign_routes, raw_messages};
@@ -48,6 +48,8 @@ pub struct FollowedTable {
     pub table: u32,
     /// Routes of all other protocols are ignored.
     pub protocols: Vec<u8>,
+    /// Maximum number of routes of a connection that are used. Some more are stored.
+    pub most: usize,
 }
 
 enum Wish {
@@ -120,6 +122,8 @@ struct Follow {
     rest_until: Option<Instant>,
     /// Events since the dump started: applied at once, and again to its result.
     since: Vec<TableEvent>,
+    /// A warning of too many routes is logged already.
+    is_flooded: bool,
 }
 
 impl Follow {
@@ -195,11 +199,26 @@ impl Follow {
             fresh.apply(event);
         }
         self.table.replace(fresh);
+        self.note_flood();
         self.rest_until = Some(Instant::now() + took);
         if self.table.take_uncertain() {
             self.reread_soon();
         }
         Ok(())
+    }
+
+    /// Says once that routes are ignored, until none are.
+    fn note_flood(&mut self) {
+        let ignored = self.table.ignored();
+        if ignored > 0 && !self.is_flooded {
+            warn!(
+                name: "learned_routes_ignored",
+                "the routing daemon has routes by one next hop that exceed learn.max_per_connection by more than \
+                 {MOST_OVER_QUOTA}: the rest is ignored until some of the others are gone; limit what the site may announce \
+                 in the routing daemon"
+            );
+        }
+        self.is_flooded = ignored > 0;
     }
 
     fn take_events(&mut self, events: io::Result<Vec<TableEvent>>) -> Result<()> {
@@ -225,6 +244,7 @@ impl Follow {
             }
             self.table.apply(event);
         }
+        self.note_flood();
         if self.since.len() > MOST_SINCE {
             self.reading = JoinSet::new();
             self.since = Vec::new();
@@ -278,7 +298,8 @@ async fn read(mut requests: Requests, followed: FollowedTable) -> Result<(RouteT
     let begin = Instant::now();
     let mut table = RouteTable::default();
     for _ in 0..DUMP_ATTEMPTS {
-        table = RouteTable::new(followed.protocols.iter().copied());
+        let most = followed.most.saturating_add(MOST_OVER_QUOTA);
+        table = RouteTable::new(followed.protocols.iter().copied(), most);
         let mut add = |message: RawMessage<'_>| {
             if let Some(event) = table_event(message, followed.table) {
                 table.add_dumped(event);

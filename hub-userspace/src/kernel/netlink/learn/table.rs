@@ -1,7 +1,7 @@
 //! The routes of the followed table, by prefix, with their next hops resolved. Pure.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
     sync::Arc,
 };
@@ -30,8 +30,12 @@ pub type KernelHops = Arc<[KernelHop]>;
 /// Changed prefixes, and the next hops that they have now; `None`: no usable one.
 pub type TableChanges = Vec<(IpNet, Option<KernelHops>)>;
 
+/// Routes with the same next hops that are stored beyond the quota: most of them have no effect. More than that, and
+/// that many are ignored, because a routing daemon can have any number of routes of a site that sends too many.
+pub const MOST_OVER_QUOTA: usize = 10_000;
+
 /// How a route names its next hops.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum RouteVia {
     /// Itself; empty for an unreachable or blackhole route.
     Hops(KernelHops),
@@ -59,10 +63,20 @@ pub struct RouteTable {
     /// Prefixes with routes by an object.
     users: BTreeMap<u32, BTreeSet<IpNet>>,
     changed: BTreeSet<IpNet>,
+    /// Maximum number of stored routes with the same next hops.
+    most: usize,
+    /// The number of stored routes by next hops; `None`: of other protocols. And of those ignored since the last dump.
+    stored: HashMap<Option<RouteVia>, Stored>,
     /// The last hops seen: most routes have the same ones as their neighbours.
     last: Option<KernelHops>,
     /// The table may differ from the kernel's: it must be read again.
     uncertain: bool,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Stored {
+    count: usize,
+    ignored: usize,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,8 +88,14 @@ struct StoredRoute {
 }
 
 impl RouteTable {
-    pub fn new(protocols: impl IntoIterator<Item = u8>) -> Self {
-        Self { protocols: protocols.into_iter().collect(), ..Self::default() }
+    /// `most`: maximum number of stored routes with the same next hops.
+    pub fn new(protocols: impl IntoIterator<Item = u8>, most: usize) -> Self {
+        Self { protocols: protocols.into_iter().collect(), most, ..Self::default() }
+    }
+
+    /// The number of routes of followed protocols that are ignored, because there are too many with their next hops.
+    pub fn ignored(&self) -> usize {
+        self.stored.iter().filter(|(via, _)| via.is_some()).map(|(_, stored)| stored.ignored).sum()
     }
 
     /// Applies an event.
@@ -175,12 +195,18 @@ impl RouteTable {
         let via = match via {
             _ if !self.protocols.contains(&protocol) => None,
             RouteVia::Hops(hops) => Some(RouteVia::Hops(self.shared(hops))),
-            RouteVia::Object(id) => {
-                self.users.entry(id).or_default().insert(prefix);
-                self.uncertain |= !self.objects.contains_key(&id);
-                Some(RouteVia::Object(id))
-            }
+            object @ RouteVia::Object(_) => Some(object),
         };
+        let stored = self.stored.entry(via.clone()).or_default();
+        if stored.count >= self.most {
+            stored.ignored += 1;
+            return;
+        }
+        stored.count += 1;
+        if let Some(RouteVia::Object(id)) = via {
+            self.users.entry(id).or_default().insert(prefix);
+            self.uncertain |= !self.objects.contains_key(&id);
+        }
         if via.is_some() {
             self.changed.insert(prefix);
         }
@@ -197,6 +223,14 @@ impl RouteTable {
     fn remove(&mut self, prefix: IpNet, metric: u32) {
         let Some(metrics) = self.routes.get_mut(&prefix) else { return };
         let Some(StoredRoute { via, .. }) = metrics.remove(&metric) else { return };
+        if let Some(stored) = self.stored.get_mut(&via) {
+            stored.count -= 1;
+            // Those that are ignored may have room now. Not at once: a flapping route would cause many dumps.
+            self.uncertain |= stored.ignored > 0 && stored.count == self.most.saturating_sub(MOST_OVER_QUOTA);
+            if stored.count == 0 && stored.ignored == 0 {
+                self.stored.remove(&via);
+            }
+        }
         if let Some(RouteVia::Object(id)) = via
             && !metrics.values().any(|other| other.via == via)
             && let Some(users) = self.users.get_mut(&id)

@@ -3,7 +3,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::{
-    table::{KernelHop, NextHopObject, RouteTable, RouteVia, TableChanges},
+    table::{KernelHop, MOST_OVER_QUOTA, NextHopObject, RouteTable, RouteVia, TableChanges},
     wire::{KernelTableRoute, RTM_DELNEXTHOP, RTM_DELROUTE, RTM_NEWNEXTHOP, RTM_NEWROUTE, RouteEventKind, TableEvent},
 };
 use crate::kernel::netlink::{
@@ -190,7 +190,7 @@ fn changed(prefix: &str, interfaces: &[u32]) -> Vec<(String, Vec<u32>)> {
 #[test]
 fn lowest_metric_of_followed_protocols_is_in_force() {
     const PREFIX: &str = "10.1.0.0/16";
-    let mut table = RouteTable::new([BIRD]);
+    let mut table = RouteTable::new([BIRD], usize::MAX);
     table.apply(event(route(PREFIX, 32, 7), Added));
     table.apply(event(route(PREFIX, 100, 8), Added));
     assert_eq!(changes(&mut table), changed(PREFIX, &[7]));
@@ -209,10 +209,32 @@ fn lowest_metric_of_followed_protocols_is_in_force() {
 }
 
 #[test]
+fn routes_by_one_next_hop_beyond_the_limit_are_ignored_and_read_again_when_there_is_room() {
+    const MOST: usize = MOST_OVER_QUOTA + 2;
+    let prefix = |number: usize| format!("10.{}.{}.0/24", number / 256, number % 256);
+    let mut table = RouteTable::new([BIRD], MOST);
+    for number in 0..MOST + 5 {
+        table.apply(event(route(&prefix(number), 32, 7), Added));
+    }
+    assert_eq!((changes(&mut table).len(), table.ignored(), table.take_uncertain()), (MOST, 5, false));
+    // Another next hop has room of its own.
+    table.apply(event(route("10.99.0.0/24", 32, 8), Added));
+    assert_eq!(changes(&mut table), changed("10.99.0.0/24", &[8]));
+    for number in 0..MOST_OVER_QUOTA {
+        assert!(!table.take_uncertain(), "{number}");
+        table.apply(event(route(&prefix(number), 32, 7), Deleted));
+    }
+    assert!(table.take_uncertain());
+    // The deletion of an ignored one.
+    table.apply(event(route(&prefix(MOST), 32, 7), Deleted));
+    assert_eq!(changes(&mut table).len(), MOST_OVER_QUOTA);
+}
+
+#[test]
 fn ambiguous_events_require_a_new_dump() {
     const PREFIX: &str = "fd01::/32";
     let start = || {
-        let mut table = RouteTable::new([BIRD]);
+        let mut table = RouteTable::new([BIRD], usize::MAX);
         table.apply(event(route(PREFIX, 32, 7), Added));
         assert!(!table.take_uncertain());
         table
@@ -247,7 +269,7 @@ fn ambiguous_events_require_a_new_dump() {
 fn changed_object_changes_its_routes_and_those_of_its_groups() {
     let by = |prefix: &str, id| KernelTableRoute { via: RouteVia::Object(id), ..route(prefix, 20, 0) };
     let single = |ifindex| Some(NextHopObject::Single(Some(hop(ifindex, "", 1))));
-    let mut table = RouteTable::new([BIRD]);
+    let mut table = RouteTable::new([BIRD], usize::MAX);
     table.apply(TableEvent::Object(5, single(7)));
     table.apply(TableEvent::Object(6, single(8)));
     table.apply(TableEvent::Object(9, Some(NextHopObject::Group(vec![(5, 1), (6, 1)]))));
@@ -274,7 +296,7 @@ fn changed_object_changes_its_routes_and_those_of_its_groups() {
 
 #[test]
 fn dump_reports_differences_alone() {
-    let mut table = RouteTable::new([BIRD]);
+    let mut table = RouteTable::new([BIRD], usize::MAX);
     let mut fresh = table.clone();
     for (prefix, ifindex) in [("10.1.0.0/16", 7), ("10.2.0.0/16", 7), ("10.3.0.0/16", 7)] {
         table.apply(event(route(prefix, 32, ifindex), Added));
