@@ -93,6 +93,8 @@ fn unpack() -> Result<PathBuf> {
     if new.exists() {
         fs::remove_dir_all(&new).with_context(|| format!("removing {}", new.display()))?;
     }
+    let cache = new.parent().context("a directory below target")?;
+    fs::create_dir_all(cache).with_context(|| format!("creating {}", cache.display()))?;
     let mut make = Command::new("mmdebstrap");
     make.args(["--architectures=arm64", "--variant=extract", "--format=directory", "--include", PACKAGES, RELEASE]);
     let title = "unpacking Debian's arm64 kernel (150 MB to fetch)";
