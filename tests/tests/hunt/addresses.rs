@@ -65,15 +65,12 @@ pub fn of_learned(rng: &mut SmallRng, v6: bool) -> IpAddr {
 }
 
 fn any_in(rng: &mut SmallRng, (net4, net6): (Ipv4Net, Ipv6Net), v6: bool) -> IpAddr {
-    match v6 {
-        false => {
-            let host = rng.random::<u32>() & !u32::from(net4.netmask());
-            IpAddr::V4((u32::from(net4.network()) + host).into())
-        }
-        true => {
-            let host = u128::from(rng.random::<u16>()) & u128::from(net6.hostmask());
-            IpAddr::V6((u128::from(net6.network()) + host).into())
-        }
+    if v6 {
+        let host = u128::from(rng.random::<u16>()) & u128::from(net6.hostmask());
+        IpAddr::V6((u128::from(net6.network()) + host).into())
+    } else {
+        let host = rng.random::<u32>() & !u32::from(net4.netmask());
+        IpAddr::V4((u32::from(net4.network()) + host).into())
     }
 }
 

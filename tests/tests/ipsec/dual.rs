@@ -20,12 +20,7 @@ pub const CASES: &[Case] = &[
         "kernel::dual::standby_tunnel_of_peer_config_carries_all_while_active_has_no_sa",
         standby_tunnel,
     ),
-    (Needs::KernelEsp, "kernel::dual::standby_tunnel_carries_all_after_dead_peer_detection_of_active", || {
-        silent(Esp::Kernel);
-    }),
-    (Needs::StrongSwan, "userspace::dual::standby_tunnel_carries_all_after_dead_peer_detection_of_active", || {
-        silent(Esp::Userspace);
-    }),
+    (Needs::StrongSwan, "userspace::dual::standby_tunnel_carries_all_after_dead_peer_detection_of_active", silent),
 ];
 
 /// The hub's tunnels, with their `if_id`.
@@ -37,17 +32,11 @@ const SCRIPT: &str = "/etc/swanctl/vpnhub-route";
 const SECOND_ADDRESS: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 200);
 
 /// The hub's tunnels to the site's two addresses: the active one to the second.
-fn hub_of_two_addresses(mut config: HubConfig, esp: Esp) -> HubConfig {
+fn hub_of_two_addresses(mut config: HubConfig) -> HubConfig {
     config.customer_gateways.push(("shanghai-second".to_owned(), SECOND_ADDRESS));
     let connection = config.connection("shanghai");
-    let first = match esp {
-        Esp::Kernel => format!("interface = \"{}\"", SHANGHAI.hub_device(0)),
-        Esp::Userspace => format!("interface = \"{}\", peer = \"{}\"", SHANGHAI.hub_device(1), SHANGHAI.peer4(1)),
-    };
-    let second = match esp {
-        Esp::Kernel => SHANGHAI.hub_device(1),
-        Esp::Userspace => connection.interface.clone(),
-    };
+    let first = format!("interface = \"{}\", peer = \"{}\"", SHANGHAI.hub_device(1), SHANGHAI.peer4(1));
+    let second = connection.interface.clone();
     let [(a, if_a), (b, if_b)] = TUNNELS;
     connection.tunnels = Some(format!(
         "{{ name = \"{a}\", {first}, weight = 100, customer_gateway = \"shanghai-second\", ipsec.if_id = {if_a} }}, \
@@ -181,20 +170,14 @@ fn set_silent(lab: &IpsecLab, silent: bool) {
     assert!(said.status.success(), "nft: {}", String::from_utf8_lossy(&said.stderr));
 }
 
-fn silent(esp: Esp) {
-    let mut options = IpsecOptions::new(esp).sites([SHANGHAI, HANGZHOU]).impatient();
-    if esp == Esp::Userspace {
-        options = options.leased_line(&SHANGHAI);
-    }
-    let lab = IpsecLab::prepare(&options, |config| hub_of_two_addresses(config, esp)).unwrap();
+fn silent() {
+    let options = IpsecOptions::new(Esp::Userspace).sites([SHANGHAI, HANGZHOU]).impatient().leased_line(&SHANGHAI);
+    let lab = IpsecLab::prepare(&options, hub_of_two_addresses).unwrap();
     lab.office("shanghai").place().ip(&format!("addr add {SECOND_ADDRESS}/32 dev pub0")).unwrap();
     let way = format!("route add {SECOND_ADDRESS}/32 via {} dev to-shanghai", SHANGHAI.public4());
     lab.world[INTERNET].ip(&way).unwrap();
     lab.office("hangzhou").configure(&lab.agent).unwrap();
-    match esp {
-        Esp::Kernel => drop(configure_site(&lab)),
-        Esp::Userspace => configure_site_of_userspace(&lab),
-    }
+    configure_site_of_userspace(&lab);
     lab.wait_for_status(|status| states(status) == ["up", "up", "up"]).unwrap();
     all_reach(&lab);
     let by_tunnel = arrivals(&lab);

@@ -1,5 +1,6 @@
 //! Routes that sites announce by BGP through kernel ESP, with FRR at the hub and at two sites.
 
+use std::fmt::Write as _;
 use std::net::IpAddr;
 
 use hub_tests::lab::{
@@ -34,15 +35,17 @@ fn sessions(own: [IpAddr; 2], peers: &[([IpAddr; 2], u32)]) -> String {
     let mut text = String::new();
     for (family, index) in [("ipv4", 0), ("ipv6", 1)] {
         for (peer, number) in peers.iter().map(|(peer, number)| (peer[index], number)) {
-            text += &format!(
+            writeln!(
+                text,
                 " neighbor {peer} remote-as {number}\n neighbor {peer} ebgp-multihop 4\n neighbor {peer} update-source {}\n \
-                 neighbor {peer} timers 3 9\n neighbor {peer} timers connect 1\n",
+                 neighbor {peer} timers 3 9\n neighbor {peer} timers connect 1",
                 own[index]
-            );
+            )
+            .unwrap();
         }
-        text += &format!(" address-family {family} unicast\n");
+        writeln!(text, " address-family {family} unicast").unwrap();
         for (peer, _) in peers {
-            text += &format!("  neighbor {} activate\n", peer[index]);
+            writeln!(text, "  neighbor {} activate", peer[index]).unwrap();
         }
         text += " exit-address-family\n";
     }

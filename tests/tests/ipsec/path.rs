@@ -11,7 +11,7 @@ use crate::{Case, Needs};
 
 pub const CASES: &[Case] = &[
     (Needs::StrongSwan, "userspace::path::smaller_mtu_of_a_router_is_found_with_its_remedy", || {
-        smaller(Esp::Userspace)
+        smaller(Esp::Userspace);
     }),
     (Needs::KernelEsp, "kernel::path::smaller_mtu_of_a_router_is_found_with_its_remedy", || smaller(Esp::Kernel)),
 ];

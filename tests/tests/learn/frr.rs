@@ -105,8 +105,7 @@ pub fn fails_over() {
 /// What zebra installs: the kernel's own routes to the same prefixes come first.
 pub fn refused() {
     let WithFrr { hub, site, lab } = start();
-    let networks =
-        |networks: &[&str]| networks.iter().map(|network| format!("network {network}\n")).collect::<String>();
+    let networks = |networks: &[&str]| format!("network {}\n", networks.join("\nnetwork "));
     let v4 = networks(&[
         "0.0.0.0/0",
         "10.10.30.128/25",

@@ -21,6 +21,7 @@ mod tarball;
 /// and examples. A host needs neither compiler nor Internet to install it. Equal sources, compilers and paths give an
 /// equal package, byte by byte: its times are those of git's last commit, or `SOURCE_DATE_EPOCH`.
 #[derive(clap::Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 #[command(
     after_help = "Examples:\n  cargo xtask package\n  cargo xtask package --tarball\n  cargo xtask package --arch arm64 --boot\n  \
                         cargo xtask package --twice\n  cargo xtask package --test --release trixie"
