@@ -22,8 +22,9 @@ const CONFIG: &str = include_str!("arm64.toml");
 /// Debian's release, and what is unpacked of it.
 const RELEASE: &str = "bookworm";
 const PACKAGES: &str = "linux-image-cloud-arm64,busybox-static";
-/// Modules that the script needs: tunnels, and the parts of nftables in the agent's table.
-const MODULES: [&str; 6] = ["ip_gre", "nf_tables", "nft_ct", "nft_limit", "nft_reject_inet", "nft_fib_inet"];
+/// Modules that the kernel itself would load if there were a modprobe: tunnels, clsact, the parts of nftables in the table.
+const MODULES: [&str; 7] =
+    ["ip_gre", "sch_ingress", "cls_bpf", "nf_tables", "nft_limit", "nft_objref", "nft_reject_inet"];
 /// The script writes this when all of it has passed.
 const PASSED: &str = "arm64: passed";
 const LIMIT: Duration = Duration::from_secs(600);

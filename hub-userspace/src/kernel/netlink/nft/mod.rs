@@ -146,8 +146,8 @@ pub enum GuardError {
     Missing(#[source] io::Error),
     /// A part is missing, such as an expression.
     #[error(
-        "this kernel's nf_tables lacks a part that the table inet {TABLE} needs: load the modules nft_reject_inet and \
-         nft_limit, or build with CONFIG_NFT_REJECT_INET and CONFIG_NFT_LIMIT ({0})"
+        "this kernel's nf_tables lacks a part that the table inet {TABLE} needs: load the modules nft_limit, nft_objref \
+         and nft_reject_inet, or build with CONFIG_NFT_LIMIT, CONFIG_NFT_OBJREF and CONFIG_NFT_REJECT_INET ({0})"
     )]
     Incomplete(Refusal),
     /// No `CAP_NET_ADMIN` in the user namespace of this network namespace.
