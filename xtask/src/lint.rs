@@ -14,7 +14,8 @@ use crate::{process, setup};
 /// Maximum lines of a source file. A longer one should be split.
 const LONGEST: usize = 400;
 
-/// Checks formatting, clippy (warnings are errors) on host crates and kernel programs, file lengths, and features.
+/// Checks formatting, clippy (warnings are errors) on host crates and kernel programs, file lengths, features, and
+/// dependencies (deny.toml) where cargo-deny is installed.
 ///
 /// All checks run, even if one fails. `cargo fmt` fixes the first.
 #[derive(clap::Args)]
@@ -61,11 +62,27 @@ pub fn run(_: &Args) -> Result<ExitCode> {
         eprintln!("with other features in tests, so that these and all above them are compiled twice:\n{twice}");
         failed.push("features");
     }
+    eprintln!("-- dependencies");
+    if !has_good_dependencies()? {
+        failed.push("dependencies");
+    }
     if !failed.is_empty() {
         bail!("failed: {}", failed.join("; "));
     }
     eprintln!("-- all checks passed");
     Ok(ExitCode::SUCCESS)
+}
+
+/// Checks licences, sources and forbidden crates. Known vulnerabilities are a list that changes by the day, so that they
+/// are checked before a release only.
+fn has_good_dependencies() -> Result<bool> {
+    if process::capture(process::cargo().args(["deny", "--version"])).is_none() {
+        eprintln!("not checked: cargo-deny is missing (`cargo install cargo-deny --locked`)");
+        return Ok(true);
+    }
+    let mut deny = process::cargo();
+    deny.args(["deny", "--log-level", "error", "check", "--hide-inclusion-graph", "bans", "licenses", "sources"]);
+    Ok(process::status(&mut deny)?.success())
 }
 
 /// Packages whose features depend on whether tests are built: `cargo xtask test` first builds the agent as it is used.
