@@ -1,14 +1,15 @@
 //! The static program on an arm64 kernel: an emulated machine without a disk, whose first process is a script.
 
 use std::{
-    env, fs,
+    fs,
     path::{Path, PathBuf},
-    process::{Command, Stdio, id},
+    process::{Command, Stdio},
     time::Duration,
 };
 
 use anyhow::{Context as _, Result, ensure};
 
+use super::Files;
 use crate::{
     process::{self, Step},
     setup::host,
@@ -50,7 +51,7 @@ pub fn boot(program: &Path) -> Result<()> {
         let name = module.file_name().unwrap_or_default().to_string_lossy();
         archive.add(&format!("modules/{number}-{name}"), FILE, &read(module)?);
     }
-    let files = Files::create()?;
+    let files = Files::create("arm64")?;
     let initramfs = files.0.join("initramfs");
     fs::write(&initramfs, archive.end()).context("writing the machine's files")?;
 
@@ -112,22 +113,4 @@ fn boot_file(root: &Path) -> Result<PathBuf> {
     let mut files = fs::read_dir(root.join("boot")).context("the machine has no /boot")?.filter_map(Result::ok);
     let kernel = files.find(|file| file.file_name().to_string_lossy().starts_with("vmlinuz-"));
     kernel.map(|file| file.path()).context("the machine has no kernel")
-}
-
-/// Files of one run, gone when dropped.
-struct Files(PathBuf);
-
-impl Files {
-    fn create() -> Result<Self> {
-        let dir = env::temp_dir().join(format!("vpnhub-arm64-{}", id()));
-        fs::create_dir(&dir).with_context(|| format!("creating {}", dir.display()))?;
-        Ok(Self(dir))
-    }
-}
-
-impl Drop for Files {
-    fn drop(&mut self) {
-        // A leftover is not a failure.
-        drop(fs::remove_dir_all(&self.0));
-    }
 }

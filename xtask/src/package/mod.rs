@@ -1,6 +1,10 @@
 //! `package`: the Debian package, and its test on clean machines.
 
-use std::{fs, path::PathBuf, process::ExitCode};
+use std::{
+    env, fs,
+    path::PathBuf,
+    process::{ExitCode, id},
+};
 
 use anyhow::{Context as _, Result, ensure};
 
@@ -103,4 +107,23 @@ fn same_again(deb: &Deb, first: &PathBuf) -> Result<()> {
 /// Makes sure that commands are there, by their Debian packages.
 fn commands(commands: &[(&str, &str)]) -> Result<()> {
     setup::commands(commands).map(drop)
+}
+
+/// Files of one run, gone when dropped.
+struct Files(PathBuf);
+
+impl Files {
+    /// `name`: part of the directory's name.
+    fn create(name: &str) -> Result<Self> {
+        let dir = env::temp_dir().join(format!("vpnhub-{name}-{}", id()));
+        fs::create_dir(&dir).with_context(|| format!("creating {}", dir.display()))?;
+        Ok(Self(dir))
+    }
+}
+
+impl Drop for Files {
+    fn drop(&mut self) {
+        // A leftover is not a failure.
+        drop(fs::remove_dir_all(&self.0));
+    }
 }

@@ -1,14 +1,15 @@
 //! The package on machines that have nothing of this project: Debian with systemd, booted under QEMU.
 
 use std::{
-    env, fs,
-    path::{Path, PathBuf},
-    process::{Command, Stdio, id},
+    fs,
+    path::Path,
+    process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
 
+use super::Files;
 use crate::{
     process::{self, Step},
     setup::host,
@@ -51,7 +52,7 @@ pub fn run(releases: &[String], package: &Path, newer: &Path) -> Result<()> {
 }
 
 fn boot(image: &Image, package: &Path, newer: &Path) -> Result<()> {
-    let files = Files::create()?;
+    let files = Files::create("clean-machine")?;
     let media = files.0.join("media");
     fs::create_dir(&media).context("creating the guest's second disk")?;
     fs::write(media.join("guest.sh"), SCRIPT).context("writing the guest's script")?;
@@ -104,22 +105,4 @@ fn disk_of(dir: &Path, disk: &Path, size: &str) -> Result<()> {
     let mut make = Command::new("mkfs.ext4");
     make.args(["-q", "-O", "^has_journal", "-d"]).arg(dir).arg(disk).arg(size);
     Step { title: "making a disk", log: "mkfs", limit: None, quiet: false }.run(&mut make)
-}
-
-/// Files of one run, gone when dropped.
-struct Files(PathBuf);
-
-impl Files {
-    fn create() -> Result<Self> {
-        let dir = env::temp_dir().join(format!("vpnhub-clean-machine-{}", id()));
-        fs::create_dir(&dir).with_context(|| format!("creating {}", dir.display()))?;
-        Ok(Self(dir))
-    }
-}
-
-impl Drop for Files {
-    fn drop(&mut self) {
-        // A leftover is not a failure.
-        drop(fs::remove_dir_all(&self.0));
-    }
 }
