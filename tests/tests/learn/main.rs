@@ -71,10 +71,14 @@ impl Lab {
         lab
     }
 
-    /// BIRD at a site, as in the example, with `routes` of these families beside it.
+    /// BIRD at a site, as in the example, with these routes of each family.
     fn start_site(&self, site: &Site, announced: [&str; 2]) -> Bird {
+        self.start_site_with(SITE_CONF, site, announced)
+    }
+
+    fn start_site_with(&self, conf: &str, site: &Site, announced: [&str; 2]) -> Bird {
         let number = 65000 + u32::from(site.number);
-        let mut conf = SITE_CONF
+        let mut conf = conf
             .replace("65010;", &format!("{number}; {FAST}"))
             .replace("router id 10.10.10.1", &format!("router id {}", site.host4()))
             .replace("169.254.10.1", &site.hub4(0).to_string());
