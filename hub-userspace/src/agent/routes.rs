@@ -80,7 +80,11 @@ impl RoutePlan {
         if has_translations(inputs.config, affected) {
             self.follow_own_prefixes(inputs);
         }
-        self.todo.append(&mut rib.changed().collect());
+        match self.todo.is_empty() {
+            true => self.todo = rib.changed().collect(),
+            // `append` would rebuild the whole set for each of many small changes.
+            false => self.todo.extend(rib.changed()),
+        }
         let published = rib.policies().published();
         if self.published_policies != *published {
             let differs = |prefix: &&IpNet| self.published_policies.get(*prefix) != published.get(*prefix);
