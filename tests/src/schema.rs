@@ -4,15 +4,23 @@
 use serde_json::Value;
 
 /// Keywords that no value can violate here.
-const NOTES: [&str; 4] = ["$schema", "$defs", "default", "format"];
+const NOTES: [&str; 6] = ["$schema", "$defs", "default", "format", "title", "description"];
 
 /// Every violation of the schema in a value, with its place.
 ///
 /// # Panics
-/// When the schema has an unsupported keyword: it must not pass unchecked.
+/// As [`violations_of`].
 pub fn violations(schema: &Value, value: &Value) -> Vec<String> {
+    violations_of(schema, schema, value)
+}
+
+/// As [`violations`], of a schema that is part of a document: its references are to places in `document`.
+///
+/// # Panics
+/// When the schema has an unsupported keyword: it must not pass unchecked.
+pub fn violations_of(schema: &Value, document: &Value, value: &Value) -> Vec<String> {
     let mut found = Vec::new();
-    Check { root: schema }.run(schema, value, "", &mut found);
+    Check { root: document }.run(schema, value, "", &mut found);
     found
 }
 
@@ -22,9 +30,11 @@ struct Check<'s> {
 
 impl Check<'_> {
     fn run(&self, schema: &Value, value: &Value, at: &str, found: &mut Vec<String>) {
-        let Some(keywords) = schema.as_object() else {
-            assert_eq!(schema, &Value::Bool(true), "no schema at {at:?}");
-            return;
+        let keywords = match schema {
+            Value::Object(keywords) => keywords,
+            Value::Bool(true) => return,
+            Value::Bool(false) => return found.push(format!("{at}: nothing is allowed here")),
+            _ => panic!("no schema at {at:?}"),
         };
         let list = |value: &Value| value.as_array().cloned().unwrap_or_else(|| vec![value.clone()]);
         for (keyword, argument) in keywords {
@@ -120,13 +130,14 @@ mod tests {
                 "counts": { "type": "object", "additionalProperties": { "type": "integer", "minimum": 0 } },
                 "list": { "type": "array", "items": { "type": ["string", "null"] } },
                 "inner": { "anyOf": [{ "type": "object", "required": ["x"] }, { "type": "null" }] },
+                "closed": { "type": "object", "properties": {}, "additionalProperties": false },
                 "origin": { "oneOf": [{ "const": "file" }, { "const": "store" }] },
             },
             "required": ["kind"],
         });
         let good = json!({
             "kind": "a", "counts": { "n": 1 }, "list": ["x", null], "inner": { "x": 1, "more": 2 }, "origin": "store",
-            "new": [1]
+            "closed": {}, "new": [1]
         });
         assert_eq!(violations(&schema, &good), [""; 0]);
         for (pointer, bad) in [
@@ -139,6 +150,7 @@ mod tests {
             ("/origin", json!("nowhere")),
             ("", json!({})),
             ("", json!([])),
+            ("/closed", json!({ "more": 1 })),
         ] {
             let mut value = good.clone();
             *value.pointer_mut(pointer).unwrap() = bad;

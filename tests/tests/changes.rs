@@ -1,9 +1,6 @@
 //! Changes while the agent runs: they take effect, survive a restart, and are never lost or half applied.
 
 use std::fs;
-use std::io::{Read as _, Write as _};
-use std::os::unix::net::UnixStream;
-use std::path::Path;
 use std::process::{Command, Output};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -313,17 +310,9 @@ fn connection_down_drains_it_across_restart() {
 }
 
 /// A request as `curl --unix-socket` makes it: status and body.
-fn request(socket: &Path, method: &str, path: &str, body: &str) -> (u16, Value) {
-    let mut stream = UnixStream::connect(socket).unwrap();
-    let kind = if body.is_empty() { "" } else { "Content-Type: application/json\r\n" };
-    let length = body.len();
-    let head = format!("{method} {path} HTTP/1.1\r\nHost: vpnhub\r\nConnection: close\r\n{kind}");
-    write!(stream, "{head}Content-Length: {length}\r\n\r\n{body}").unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    let status = answer.split(' ').nth(1).unwrap().parse().unwrap();
-    let (_, body) = answer.split_once("\r\n\r\n").unwrap();
-    (status, serde_json::from_str(body).unwrap_or(Value::Null))
+fn request(agent: &Agent, method: &str, path: &str, body: &str) -> (u16, Value) {
+    let reply = agent.request(method, path, body).unwrap();
+    (reply.status, reply.json())
 }
 
 #[test]
@@ -360,26 +349,22 @@ fn socket_error_has_http_status_and_one_sentence() {
         ("POST", "/v1/reload?confirm=0", "", 400, "one second"),
         ("POST", "/v1/confirm", "", 409, "nothing to confirm"),
     ] {
-        let (found, answer) = request(&agent.socket(), method, path, body);
+        let (found, answer) = request(&agent, method, path, body);
         let error = answer["error"].as_str().unwrap_or_default();
         assert!(found == status && error.contains(expected), "{method} {path} {body}: {found} {answer}");
         assert!(error.lines().count() == 1 || body == "{}", "{error}");
     }
     assert_eq!(file(&agent), CONFIG);
-    let (status, answer) = request(
-        &agent.socket(),
-        "POST",
-        "/v1/routes",
-        r#"{"destination":"10.77.0.0/16","next_hop":"ningbo","weight":null}"#,
-    );
+    let (status, answer) =
+        request(&agent, "POST", "/v1/routes", r#"{"destination":"10.77.0.0/16","next_hop":"ningbo","weight":null}"#);
     assert_eq!((status, &answer["changed"]), (200, &json!(true)));
     assert!(answer["warnings"][0].as_str().unwrap().contains("selector_mismatch"), "{answer}");
-    assert_eq!(request(&agent.socket(), "POST", "/v1/connections/spare/up", "").1["changed"], false);
-    assert_eq!(request(&agent.socket(), "GET", "/v1/connections", "").1[2]["name"], "spare");
+    assert_eq!(request(&agent, "POST", "/v1/connections/spare/up", "").1["changed"], false);
+    assert_eq!(request(&agent, "GET", "/v1/connections", "").1[2]["name"], "spare");
     fs::write(agent.config(), "[").unwrap();
-    let (status, answer) = request(&agent.socket(), "POST", "/v1/reload", "");
+    let (status, answer) = request(&agent, "POST", "/v1/reload", "");
     assert_eq!((status, &answer["diagnostics"][0]["line"]), (409, &json!(1)));
     // The active configuration can still be changed.
-    assert_eq!(request(&agent.socket(), "POST", "/v1/connections/spare/down", "").0, 200);
+    assert_eq!(request(&agent, "POST", "/v1/connections/spare/down", "").0, 200);
     agent.stop().unwrap();
 }

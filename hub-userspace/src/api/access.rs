@@ -6,13 +6,14 @@ use axum::{
     Extension,
     body::{Body, to_bytes},
     extract::Request,
-    http::{Method, StatusCode},
+    http::Method,
     middleware::Next,
-    response::Response,
+    response::{IntoResponse as _, Response},
 };
 use tokio::time::timeout;
 
-use super::failure;
+use super::failure::Failure;
+use crate::api_types::problem::ProblemType;
 
 /// Maximum size of a body in bytes: 20 times the longest useful one.
 const LARGEST_BODY: usize = 8 * 1024;
@@ -31,12 +32,13 @@ pub(super) struct Peer {
 pub(super) async fn guard(Extension(peer): Extension<Peer>, request: Request, next: Next) -> Response {
     let is_reading = matches!(*request.method(), Method::GET | Method::HEAD);
     if !is_reading && !peer.is_root {
-        return failure(StatusCode::FORBIDDEN, "only root can make changes: run as root");
+        return Failure::new(ProblemType::Forbidden, "only root can make changes: run as root").into_response();
     }
     let (parts, body) = request.into_parts();
-    match timeout(BODY_WITHIN, to_bytes(body, LARGEST_BODY)).await {
-        Ok(Ok(bytes)) => next.run(Request::from_parts(parts, Body::from(bytes))).await,
-        Ok(Err(_)) => failure(StatusCode::PAYLOAD_TOO_LARGE, "the request is truncated, or longer than 8 KiB"),
-        Err(_) => failure(StatusCode::REQUEST_TIMEOUT, "the request did not arrive within 5 seconds"),
-    }
+    let failure = match timeout(BODY_WITHIN, to_bytes(body, LARGEST_BODY)).await {
+        Ok(Ok(bytes)) => return next.run(Request::from_parts(parts, Body::from(bytes))).await,
+        Ok(Err(_)) => Failure::new(ProblemType::BodyTooLarge, "the request is truncated, or longer than 8 KiB"),
+        Err(_) => Failure::new(ProblemType::RequestTimeout, "the request did not arrive within 5 seconds"),
+    };
+    failure.into_response()
 }

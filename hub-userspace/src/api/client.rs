@@ -20,7 +20,10 @@ use hyper::{
     client::conn::http1,
 };
 use hyper_util::rt::TokioIo;
-use serde::de::{DeserializeOwned, IgnoredAny};
+use serde::{
+    Deserialize,
+    de::{DeserializeOwned, IgnoredAny},
+};
 use serde_json::Value;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -28,9 +31,12 @@ use tokio::{
     time::{Instant, sleep, timeout_at},
 };
 
-use super::{CONNECTIONS, ROUTES, RequestFailure, STATUS};
+use super::{CONNECTIONS, ROUTES, STATUS};
 use crate::{
-    api_types::status::{ConnectionStatus, FullStatus, RouteStatus},
+    api_types::{
+        problem::ProblemType,
+        status::{ConnectionStatus, FullStatus, RouteStatus},
+    },
     config::Origin,
 };
 
@@ -41,6 +47,15 @@ pub(super) const PATIENCE_FOR_CHANGES: Duration = Duration::from_secs(60);
 /// Pause between attempts while the socket's backlog is full.
 const QUEUE_PAUSE: Duration = Duration::from_millis(10);
 const ANOTHER_VERSION: &str = "unexpected answer from the agent: it may be of another version";
+
+/// The answer to a request that fails, from agents of any version.
+#[derive(Deserialize)]
+struct RequestFailure {
+    error: String,
+    /// The URN of a [`ProblemType`].
+    #[serde(rename = "type")]
+    kind: Option<String>,
+}
 
 /// The agent, reached through its socket.
 #[derive(Clone)]
@@ -131,9 +146,13 @@ impl Client {
         if status.is_success() {
             return Ok(answer);
         }
+        let is_unknown = |kind: &str| {
+            [ProblemType::NoSuchPath, ProblemType::MethodNotAllowed].map(ProblemType::urn).iter().any(|urn| urn == kind)
+        };
         match answer.json::<RequestFailure>().await {
-            Ok(failure) => bail!("{}", failure.error),
-            Err(_) => bail!("the agent on {socket} does not know {path}: it may be of another version"),
+            Ok(failure) if !failure.kind.as_deref().is_some_and(is_unknown) => bail!("{}", failure.error),
+            // Agents before RFC 9457 answer without a body.
+            _ => bail!("the agent on {socket} does not know {path}: it may be of another version"),
         }
     }
 

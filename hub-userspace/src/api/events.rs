@@ -14,19 +14,21 @@ use futures_util::{StreamExt as _, stream};
 use serde::de::DeserializeOwned;
 use tokio::sync::broadcast::{Receiver, error::RecvError};
 
-use super::{AppState, Client, EVENTS, client::PendingAnswer, snapshot};
+use super::{AppState, Client, EVENTS, client::PendingAnswer};
 use crate::api_types::{
     event::{ConnectionEvent, now},
     status::ConnectionStatus,
 };
+
+/// One JSON text per line.
+pub(super) const JSON_LINES: &str = "application/x-ndjson";
 
 pub(super) async fn follow(State(state): State<AppState>) -> Response {
     let lines = stream::unfold(None, move |events| {
         let state = state.clone();
         async move { next(events, &state).await }
     });
-    ([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines.map(Ok::<_, Infallible>)))
-        .into_response()
+    ([(header::CONTENT_TYPE, JSON_LINES)], Body::from_stream(lines.map(Ok::<_, Infallible>))).into_response()
 }
 
 /// The next lines, and the source of the following ones; `None` when the agent ends. A client that is new or too slow
@@ -44,7 +46,7 @@ async fn next(
     }
     // Subscribe before the snapshot, so that no event is missed.
     let events = state.events.upgrade()?.subscribe();
-    let present = snapshot(state).await.ok()?.connections;
+    let present = state.snapshot().await.ok()?.connections;
     let present = present.iter().flat_map(ConnectionStatus::members).cloned();
     let lines = present.map(|ConnectionStatus { name, state, state_reason, state_seconds, ipsec, health, .. }| {
         let selectors = ipsec.and_then(|ipsec| ipsec.selectors);

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::Context as _;
 use axum::{
     Router,
     extract::State,
@@ -19,7 +19,7 @@ use axum::{
 };
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{Semaphore, oneshot, watch},
+    sync::{Semaphore, watch},
     task::spawn_blocking,
     time::{sleep, timeout},
 };
@@ -28,7 +28,7 @@ use tracing::{info, warn};
 use super::{
     AppState,
     connections::Connections,
-    failure,
+    failure::Failure,
     server::{PAUSE, talk},
 };
 use crate::{
@@ -79,28 +79,23 @@ impl MetricsListener {
     }
 }
 
-pub(super) async fn answer(State(state): State<AppState>, headers: HeaderMap) -> Response {
+pub(super) async fn answer(State(state): State<AppState>, headers: HeaderMap) -> Result<Response, Failure> {
     let accept = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
     let format = Format::preferred(&accept.collect::<Vec<_>>().join(","));
-    match scrape(&state, format).await {
-        Ok(text) => ([(header::CONTENT_TYPE, format.content_type())], text).into_response(),
-        Err(error) => failure(StatusCode::INTERNAL_SERVER_ERROR, format!("{error:#}")),
-    }
+    let text = scrape(&state, format).await?;
+    Ok(([(header::CONTENT_TYPE, format.content_type())], text).into_response())
 }
 
-async fn scrape(state: &AppState, format: Format) -> Result<String> {
-    const STOPPING: &str = "the agent is stopping";
-    let permit = Arc::clone(&state.scrapes.0).acquire_owned().await?;
-    let (sender, answer) = oneshot::channel();
-    state.agent.send(Request::Metrics(sender)).await.context(STOPPING)?;
-    let snapshot = answer.await.context(STOPPING)??;
+async fn scrape(state: &AppState, format: Format) -> Result<String, Failure> {
+    let permit = Arc::clone(&state.scrapes.0).acquire_owned().await.context("the agent is stopping")?;
+    let snapshot = state.ask(Request::Metrics).await??;
     let last_reload_success = state.reloads.is_successful();
     let text = spawn_blocking(move || {
         // Also if the client has gone.
         let _permit = permit;
         snapshot.scrape(last_reload_success).map(|scrape| encode(scrape, format))
     });
-    text.await.context(STOPPING)?
+    Ok(text.await.context("the metrics could not be written")??)
 }
 
 async fn not_found() -> Response {

@@ -6,8 +6,11 @@ mod changes;
 mod client;
 mod connections;
 mod events;
+mod failure;
+mod keys;
 mod metrics;
 mod objects;
+mod openapi;
 mod packets;
 mod path;
 mod peer_config;
@@ -16,16 +19,7 @@ mod server;
 mod socket;
 mod trace;
 
-use anyhow::{Context as _, Result};
-use axum::{
-    Json, Router,
-    extract::State,
-    http::StatusCode,
-    middleware::from_fn,
-    response::{IntoResponse, Response},
-    routing::{get, post},
-};
-use serde::{Deserialize, Serialize};
+use axum::{Json, Router, extract::State, http::Method, middleware::from_fn};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 pub use self::{
@@ -36,11 +30,16 @@ pub use self::{
     socket::Socket,
     trace::TraceLoad,
 };
+use self::{
+    events::JSON_LINES,
+    failure::{Answer, Failure},
+    openapi::{Api, about},
+};
 use crate::{
     agent::{Request, Snapshot},
-    api_types::{event::ConnectionEvent, status::FullStatus},
+    api_types::{event::ConnectionEvent, packet::PacketLine, problem::ProblemType, status::FullStatus},
     config_manager::{ChangeRequest, ReloadState},
-    observe::packets::PacketListeners,
+    observe::{metrics::Format, packets::PacketListeners},
     store::WriteState,
 };
 
@@ -60,23 +59,52 @@ pub const EVENTS: &str = "/v1/events";
 pub const PACKETS: &str = "/v1/packets";
 pub const METRICS: &str = "/v1/metrics";
 
-/// The answer to a request that fails.
-#[derive(Debug, Serialize, Deserialize)]
-struct RequestFailure {
-    error: String,
+pub fn router(state: AppState) -> Router {
+    operations().finish().layer(from_fn(access::guard)).with_state(state)
 }
 
-pub fn router(state: AppState) -> Router {
-    changes::router()
-        .merge(objects::router())
-        .route(STATUS, get(status))
-        .route(EVENTS, get(events::follow))
-        .route(PACKETS, get(packets::follow))
-        .route(METRICS, get(metrics::answer))
-        .route(trace::TRACE, post(trace::trace))
-        .route(&format!("{}/{{name}}/{{format}}", peer_config::PEER_CONFIG), get(peer_config::peer_config))
-        .layer(from_fn(access::guard))
-        .with_state(state)
+fn operations() -> Api {
+    let status = about("status", "What `vpnhub status --output json` prints.");
+    let events =
+        about("events", "The state of each connection, then each change, while the client reads: one per line.");
+    let packets =
+        about("packets", "Packets that the program drops, passes or forwards, while the client reads: one per line.");
+    let metrics = about("metrics", "The metrics in Prometheus's text format, or OpenMetrics if `Accept` prefers it.");
+    let trace = about("trace", "Runs a packet through the program. Not a change.");
+    let peer_config = about("peerConfig", "The configuration for the site's device, as text.");
+    objects::operations(changes::operations(Api::default()))
+        .on(Method::GET, STATUS, get_status, status)
+        .on(Method::GET, EVENTS, events::follow, events.answers::<ConnectionEvent>(JSON_LINES))
+        .on(
+            Method::GET,
+            PACKETS,
+            packets::follow,
+            packets.answers::<PacketLine>(JSON_LINES).fails(&[ProblemType::Forbidden, ProblemType::TooManyFilters]),
+        )
+        .on(
+            Method::GET,
+            METRICS,
+            metrics::answer,
+            metrics
+                .answers::<String>(Format::Prometheus.content_type())
+                .answers::<String>(Format::OpenMetrics.content_type()),
+        )
+        .on(
+            Method::POST,
+            trace::TRACE,
+            trace::trace,
+            trace.fails(&[ProblemType::NoSuchObject, ProblemType::NotPossible]),
+        )
+        .on(
+            Method::GET,
+            &format!("{}/{{name}}/{{format}}", peer_config::PEER_CONFIG),
+            peer_config::peer_config,
+            peer_config.answers::<String>("text/plain; charset=utf-8").fails(&[
+                ProblemType::Forbidden,
+                ProblemType::NoSuchObject,
+                ProblemType::NotPossible,
+            ]),
+        )
 }
 
 /// The receivers of requests.
@@ -94,28 +122,28 @@ pub struct AppState {
     pub trace: TraceLoad,
 }
 
-async fn status(State(state): State<AppState>) -> Response {
-    let store = Some((&state.store).into());
-    respond(snapshot(&state).await.map(|snapshot| FullStatus {
-        status: snapshot.status(),
-        store,
-        metrics: state.metrics.status(),
-    }))
-}
+impl AppState {
+    async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Result<T, Failure> {
+        let (sender, answer) = oneshot::channel();
+        // If the receiver is gone, the request is dropped together with its answer channel.
+        drop(self.agent.send(request(sender)).await);
+        answer.await.map_err(|_| Failure::stopping())
+    }
 
-async fn snapshot(state: &AppState) -> Result<Snapshot> {
-    let (sender, answer) = oneshot::channel();
-    state.agent.send(Request::Status(sender)).await.context("the agent is stopping")?;
-    answer.await.context("the agent is stopping")?
-}
+    async fn ask_manager<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> ChangeRequest) -> Result<T, Failure> {
+        let (sender, answer) = oneshot::channel();
+        // As above.
+        drop(self.changes.send(request(sender)).await);
+        answer.await.map_err(|_| Failure::stopping())
+    }
 
-fn respond(answer: Result<impl Serialize>) -> Response {
-    match answer {
-        Ok(answer) => Json(answer).into_response(),
-        Err(error) => failure(StatusCode::INTERNAL_SERVER_ERROR, format!("{error:#}")),
+    async fn snapshot(&self) -> Result<Snapshot, Failure> {
+        Ok(self.ask(Request::Status).await??)
     }
 }
 
-fn failure(status: StatusCode, error: impl Into<String>) -> Response {
-    (status, Json(RequestFailure { error: error.into() })).into_response()
+async fn get_status(State(state): State<AppState>) -> Answer<FullStatus> {
+    let store = Some((&state.store).into());
+    let snapshot = state.snapshot().await?;
+    Ok(Json(FullStatus { status: snapshot.status(), store, metrics: state.metrics.status() }))
 }

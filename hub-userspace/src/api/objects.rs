@@ -1,58 +1,52 @@
 //! Read access to the configuration in force and the store over the control socket.
-//!
-//! | request | answer |
-//! | --- | --- |
-//! | `GET /v1/routes`, with `?destination=PREFIX` | routes as in the status |
-//! | `GET /v1/policy-routes` | policy routes as in the status |
-//! | `GET /v1/connections` | connections as in the status |
-//! | `GET /v1/customer-gateways` | `[{"name", "address", "origin", ...}]` |
-//! | `GET /v1/segments` | `[{"name", "reaches", "origin", ...}]` |
-//! | `GET /v1/connections/{name}`, `/v1/customer-gateways/{name}`, `/v1/segments/{name}` | a [`Shown`] |
-//! | `GET /v1/config` | the configuration in force, as TOML |
-//! | `GET /v1/store/audit`, with `?last=N` | `[{"time", "uid", "action", "object", "before", "after"}]`, oldest first |
-//! | `GET /v1/store/backup` | the store as a file |
-
-use std::sync::Arc;
 
 use anyhow::Context as _;
 use axum::{
-    Json, Router,
-    extract::{Path, Query, State, rejection::QueryRejection},
-    http::{Method, StatusCode, header},
+    Json,
+    extract::{Path, Query, State},
+    http::{Method, header},
     response::{IntoResponse as _, Response},
-    routing::get,
 };
 use ipnet::IpNet;
-use serde::{Deserialize, Serialize};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
-use tokio::sync::oneshot;
 
 use super::{
-    AUDIT, AppState, BACKUP, CONFIG, CUSTOMER_GATEWAYS, Client, POLICY_ROUTES, ROUTES, SEGMENTS,
-    client::PATIENCE_FOR_CHANGES, failure, path::path_of, respond, snapshot,
+    AUDIT, AppState, BACKUP, CONFIG, CONNECTIONS, CUSTOMER_GATEWAYS, Client, POLICY_ROUTES, ROUTES, SEGMENTS,
+    client::PATIENCE_FOR_CHANGES,
+    failure::{Answer, Failure},
+    keys::{ConnectionKeys, CustomerGatewayKeys, SegmentKeys},
+    openapi::{Api, about},
+    path::{NamePath, PathOf, PolicyRoutePath, QueryOf, RoutePath, path_of},
 };
 use crate::{
     agent::Request,
-    api_types::status,
-    config::{self, Config, Origin, SetAside, SiteAddress},
-    config_manager::{ChangeError, ChangeRequest},
-    store::{ObjectId, audit},
+    api_types::{problem::ProblemType, status},
+    config::{self, Origin, SetAside, SiteAddress},
+    config_manager::ChangeRequest,
+    store::{ObjectId, PolicyRouteId, PolicyRouteKeys, RouteKeys, audit},
 };
 
+/// Media types of answers.
+const TOML: &str = "application/toml";
+const OCTETS: &str = "application/octet-stream";
 /// Default number of entries of the audit log.
 const LAST: usize = 50;
 
 /// A customer gateway in a list.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct CustomerGatewayEntry {
     pub name: String,
+    /// An address, a DNS name or `any`.
+    #[schemars(with = "String")]
     pub address: SiteAddress,
     #[serde(flatten)]
     pub origin: Origin,
 }
 
 /// A segment in a list.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct SegmentEntry {
     pub name: String,
     /// As configured.
@@ -62,14 +56,17 @@ pub struct SegmentEntry {
 }
 
 /// One object with all its keys.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Shown {
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "Shown{K}")]
+pub struct Shown<K = Value> {
+    /// A route's is `DESTINATION NEXT_HOP`, a policy route's `SOURCE DESTINATION NEXT_HOP`.
     pub name: String,
     #[serde(flatten)]
     pub origin: Origin,
-    /// As in a file, including defaults. For an object that is set aside, as in the store.
-    pub keys: Value,
-    /// Its section in a file; absent if it is set aside.
+    /// As in a file, including defaults, without those that identify the object. For an object that is set aside, as in
+    /// the store. A `PUT` of them changes nothing.
+    pub keys: K,
+    /// Its section in a file; `null` if it is set aside.
     #[serde(default)]
     pub toml: Option<String>,
     /// Why it is not in force.
@@ -77,130 +74,168 @@ pub struct Shown {
     pub set_aside: Option<String>,
 }
 
-pub(super) fn router() -> Router<AppState> {
-    Router::new().route(CONFIG, get(config_text)).route(AUDIT, get(audit_log)).route(BACKUP, get(backup))
+pub(super) fn operations(api: Api) -> Api {
+    let one = |id, summary| about(id, summary).fails(&[ProblemType::NoSuchObject]);
+    let audit = about("audit", "The newest changes, oldest first.").fails(&[ProblemType::StoreFailed]);
+    let backup = about("backup", "The store as a file.").answers::<Value>(OCTETS).fails(&[ProblemType::StoreFailed]);
+    api.on(Method::GET, ROUTES, routes, about("listRoutes", "The routes in force, as in the status."))
+        .on(Method::GET, &format!("{ROUTES}/{{destination}}/{{next_hop}}"), route, one("getRoute", "A route."))
+        .on(
+            Method::GET,
+            POLICY_ROUTES,
+            policy_routes,
+            about("listPolicyRoutes", "The policy routes in force, as in the status."),
+        )
+        .on(
+            Method::GET,
+            &format!("{POLICY_ROUTES}/{{source}}/{{destination}}/{{next_hop}}"),
+            policy_route,
+            one("getPolicyRoute", "A policy route."),
+        )
+        .on(Method::GET, CONNECTIONS, connections, about("listConnections", "The connections, as in the status."))
+        .on(Method::GET, &format!("{CONNECTIONS}/{{name}}"), connection, one("getConnection", "A connection."))
+        .on(
+            Method::GET,
+            CUSTOMER_GATEWAYS,
+            customer_gateways,
+            about("listCustomerGateways", "The customer gateways in force."),
+        )
+        .on(
+            Method::GET,
+            &format!("{CUSTOMER_GATEWAYS}/{{name}}"),
+            customer_gateway,
+            one("getCustomerGateway", "A customer gateway."),
+        )
+        .on(Method::GET, SEGMENTS, segments, about("listSegments", "The segments in force."))
+        .on(Method::GET, &format!("{SEGMENTS}/{{name}}"), segment, one("getSegment", "A segment."))
+        .on(
+            Method::GET,
+            CONFIG,
+            config_text,
+            about("config", "The configuration in force, as a file.").answers::<String>(TOML),
+        )
+        .on(Method::GET, AUDIT, audit_log, audit)
+        .on(Method::GET, BACKUP, get_backup, backup)
 }
 
-#[derive(Deserialize)]
-pub(super) struct RoutesQuery {
+#[derive(Deserialize, JsonSchema)]
+struct RoutesQuery {
+    /// A prefix: only routes to this destination.
+    #[schemars(with = "Option<String>")]
     destination: Option<IpNet>,
 }
 
-pub(super) async fn routes(
-    State(state): State<AppState>,
-    query: Result<Query<RoutesQuery>, QueryRejection>,
-) -> Response {
-    let destination = match query {
-        Ok(Query(RoutesQuery { destination })) => destination,
-        Err(rejection) => return failure(StatusCode::BAD_REQUEST, rejection.body_text()),
-    };
+async fn routes(State(state): State<AppState>, query: QueryOf<RoutesQuery>) -> Answer<Vec<status::RouteStatus>> {
+    let Query(RoutesQuery { destination }) = query?;
     let is_asked = |route: &status::RouteStatus| destination.is_none_or(|destination| route.destination == destination);
-    let routes = snapshot(&state).await.map(|snapshot| snapshot.routes());
-    respond(routes.map(|routes| routes.into_iter().filter(is_asked).collect::<Vec<_>>()))
+    Ok(Json(state.snapshot().await?.routes().into_iter().filter(is_asked).collect()))
 }
 
-pub(super) async fn policy_routes(State(state): State<AppState>) -> Response {
-    respond(snapshot(&state).await.map(|snapshot| snapshot.policy_routes()))
+async fn policy_routes(State(state): State<AppState>) -> Answer<Vec<status::PolicyRouteStatus>> {
+    Ok(Json(state.snapshot().await?.policy_routes()))
 }
 
-pub(super) async fn connections(State(state): State<AppState>) -> Response {
-    respond(snapshot(&state).await.map(|snapshot| snapshot.connections))
+async fn connections(State(state): State<AppState>) -> Answer<Vec<status::ConnectionStatus>> {
+    Ok(Json(state.snapshot().await?.connections))
 }
 
-pub(super) async fn customer_gateways(State(state): State<AppState>) -> Response {
-    let list = |config: Arc<Config>| {
-        let gateway = |(name, gateway): (&String, &config::model::CustomerGateway)| CustomerGatewayEntry {
-            name: name.clone(),
-            address: gateway.address.clone(),
-            origin: config.provenance.customer_gateway(name),
-        };
-        config.customer_gateways.iter().map(gateway).collect::<Vec<_>>()
+async fn customer_gateways(State(state): State<AppState>) -> Answer<Vec<CustomerGatewayEntry>> {
+    let config = state.ask(Request::Config).await?;
+    let gateway = |(name, gateway): (&String, &config::model::CustomerGateway)| CustomerGatewayEntry {
+        name: name.clone(),
+        address: gateway.address.clone(),
+        origin: config.provenance.customer_gateway(name),
     };
-    respond(in_force(&state).await.map(list))
+    Ok(Json(config.customer_gateways.iter().map(gateway).collect()))
 }
 
-pub(super) async fn segments(State(state): State<AppState>) -> Response {
-    let list = |config: Arc<Config>| {
-        let segment = |(name, segment): (&String, &config::segments::Segment)| SegmentEntry {
-            name: name.clone(),
-            reaches: segment.reaches.clone(),
-            origin: config.provenance.segment(name),
-        };
-        config.segments.iter().map(segment).collect::<Vec<_>>()
+async fn segments(State(state): State<AppState>) -> Answer<Vec<SegmentEntry>> {
+    let config = state.ask(Request::Config).await?;
+    let segment = |(name, segment): (&String, &config::segments::Segment)| SegmentEntry {
+        name: name.clone(),
+        reaches: segment.reaches.clone(),
+        origin: config.provenance.segment(name),
     };
-    respond(in_force(&state).await.map(list))
+    Ok(Json(config.segments.iter().map(segment).collect()))
 }
 
-pub(super) async fn segment(State(state): State<AppState>, Path(name): Path<String>) -> Response {
+async fn segment(State(state): State<AppState>, path: PathOf<NamePath>) -> Answer<Shown<SegmentKeys>> {
+    let Path(NamePath { name }) = path?;
     object(&state, ObjectId::Segment(name)).await
 }
 
-pub(super) async fn connection(State(state): State<AppState>, Path(name): Path<String>) -> Response {
+async fn connection(State(state): State<AppState>, path: PathOf<NamePath>) -> Answer<Shown<ConnectionKeys>> {
+    let Path(NamePath { name }) = path?;
     object(&state, ObjectId::Connection(name)).await
 }
 
-pub(super) async fn customer_gateway(State(state): State<AppState>, Path(name): Path<String>) -> Response {
+async fn customer_gateway(State(state): State<AppState>, path: PathOf<NamePath>) -> Answer<Shown<CustomerGatewayKeys>> {
+    let Path(NamePath { name }) = path?;
     object(&state, ObjectId::CustomerGateway(name)).await
 }
 
-async fn object(state: &AppState, id: ObjectId) -> Response {
-    let config = match in_force(state).await {
-        Ok(config) => config,
-        Err(error) => return respond(Err::<Value, _>(error)),
-    };
+async fn route(State(state): State<AppState>, path: PathOf<RoutePath>) -> Answer<Shown<RouteKeys>> {
+    let Path(RoutePath { destination, next_hop }) = path?;
+    object(&state, ObjectId::Route((destination, next_hop))).await
+}
+
+async fn policy_route(State(state): State<AppState>, path: PathOf<PolicyRoutePath>) -> Answer<Shown<PolicyRouteKeys>> {
+    let Path(PolicyRoutePath { source, destination, next_hop }) = path?;
+    object(&state, ObjectId::PolicyRoute(PolicyRouteId { source, destination, next_hop })).await
+}
+
+async fn object<K: DeserializeOwned>(state: &AppState, id: ObjectId) -> Answer<Shown<K>> {
     let name = id.name();
+    let config = state.ask(Request::Config).await?;
+    let shown = |origin, keys, toml, set_aside| {
+        let keys = serde_json::from_value(keys).context("the object has unknown keys")?;
+        Ok(Json(Shown { name: name.clone(), origin, keys, toml, set_aside }))
+    };
     if let Some((origin, text)) = config::show_object(&config, &id) {
         let keys = toml::from_str::<Value>(&text).unwrap_or_default();
-        let keys = keys.get(id.kind()).and_then(|of_kind| of_kind.get(&name)).cloned().unwrap_or_default();
-        return Json(Shown { name, origin, keys, toml: Some(text), set_aside: None }).into_response();
+        return shown(origin, own_keys(&id, keys), Some(text), None);
     }
     let is_it = |found: &&SetAside| found.kind == id.kind() && found.name == name;
     let reason = config.provenance.set_aside.iter().find(is_it).map(|found| found.reason.clone());
     let missing = format!("there is no {id}: see `vpnhub {} list`", id.kind().replace('_', "-"));
-    let (sender, answer) = oneshot::channel();
-    drop(state.changes.send(ChangeRequest::Stored(id, sender)).await);
-    match answer.await.ok().flatten() {
-        Some(keys) => Json(Shown { name, origin: Origin::Store, keys, toml: None, set_aside: reason }).into_response(),
-        None => failure(StatusCode::NOT_FOUND, missing),
+    match state.ask_manager(|answer| ChangeRequest::Stored(id, answer)).await? {
+        Some(keys) => shown(Origin::Store, keys, None, reason),
+        None => Err(Failure::new(ProblemType::NoSuchObject, missing)),
     }
 }
 
-async fn config_text(State(state): State<AppState>) -> Response {
-    match in_force(&state).await {
-        Ok(config) => ([(header::CONTENT_TYPE, "application/toml")], config::show(&config)).into_response(),
-        Err(error) => respond(Err::<Value, _>(error)),
+/// The keys of an object, without those that identify it, from a document with its section alone.
+fn own_keys(id: &ObjectId, mut document: Value) -> Value {
+    let of_kind = document.get_mut(id.kind());
+    let mut keys = of_kind.and_then(|of_kind| match id {
+        ObjectId::Segment(name) | ObjectId::CustomerGateway(name) | ObjectId::Connection(name) => of_kind.get_mut(name),
+        ObjectId::Route(_) | ObjectId::PolicyRoute(_) => of_kind.get_mut(0),
+    });
+    if let (ObjectId::Route(_) | ObjectId::PolicyRoute(_), Some(Value::Object(keys))) = (id, &mut keys) {
+        keys.retain(|key, _| !["source", "destination", "next_hop"].contains(&key.as_str()));
     }
+    keys.map(Value::take).unwrap_or_default()
 }
 
-async fn in_force(state: &AppState) -> anyhow::Result<Arc<Config>> {
-    let (sender, answer) = oneshot::channel();
-    state.agent.send(Request::Config(sender)).await.context("the agent is stopping")?;
-    answer.await.context("the agent is stopping")
+async fn config_text(State(state): State<AppState>) -> Result<Response, Failure> {
+    let config = state.ask(Request::Config).await?;
+    Ok(([(header::CONTENT_TYPE, TOML)], config::show(&config)).into_response())
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 struct AuditQuery {
+    /// Number of entries; 50 by default.
     last: Option<usize>,
 }
 
-async fn audit_log(State(state): State<AppState>, query: Result<Query<AuditQuery>, QueryRejection>) -> Response {
-    let last = match query {
-        Ok(Query(AuditQuery { last })) => last.unwrap_or(LAST),
-        Err(rejection) => return failure(StatusCode::BAD_REQUEST, rejection.body_text()),
-    };
-    let (sender, answer) = oneshot::channel();
-    drop(state.changes.send(ChangeRequest::Audit(last, sender)).await);
-    respond(answer.await.map_err(|_| ChangeError::Stopping.into()).and_then(|found| Ok(found?)))
+async fn audit_log(State(state): State<AppState>, query: QueryOf<AuditQuery>) -> Answer<Vec<audit::AuditEntry>> {
+    let Query(AuditQuery { last }) = query?;
+    Ok(Json(state.ask_manager(|answer| ChangeRequest::Audit(last.unwrap_or(LAST), answer)).await??))
 }
 
-async fn backup(State(state): State<AppState>) -> Response {
-    let (sender, answer) = oneshot::channel();
-    drop(state.changes.send(ChangeRequest::Backup(sender)).await);
-    match answer.await {
-        Ok(Ok(bytes)) => ([(header::CONTENT_TYPE, "application/octet-stream")], bytes).into_response(),
-        Ok(Err(error)) => respond(Err::<Value, _>(error.into())),
-        Err(_) => respond(Err::<Value, _>(ChangeError::Stopping.into())),
-    }
+async fn get_backup(State(state): State<AppState>) -> Result<Response, Failure> {
+    let file = state.ask_manager(ChangeRequest::Backup).await??;
+    Ok(([(header::CONTENT_TYPE, OCTETS)], file).into_response())
 }
 
 impl Client {

@@ -12,8 +12,8 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use axum::{
     Extension,
     body::Body,
-    extract::{Query, State, rejection::QueryRejection},
-    http::{Method, StatusCode, header},
+    extract::{Query, State},
+    http::{Method, header},
     response::{IntoResponse as _, Response},
 };
 use futures_util::{StreamExt as _, stream};
@@ -22,13 +22,23 @@ use hub_common::{
     maps::{CaptureFilter, CapturePrefix, CaptureRecord, FORWARDED, MAX_SNAPLEN},
 };
 use ipnet::IpNet;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 
-use super::{AppState, Client, PACKETS, access::Peer, events::Lines, failure, path::segment};
+use super::{
+    AppState, Client, PACKETS,
+    access::Peer,
+    events::{JSON_LINES, Lines},
+    failure::Failure,
+    path::{QueryOf, segment},
+};
 use crate::{
     agent::{PacketNames, Request},
-    api_types::packet::{LeftOut, LeftOutCause, PacketEvent, PacketLine, PacketLink, PacketVerdict},
+    api_types::{
+        packet::{LeftOut, LeftOutCause, PacketEvent, PacketLine, PacketLink, PacketVerdict},
+        problem::ProblemType,
+    },
     datapath::PacketRecord,
     observe::packets::{Delivery, SubscribeError, Subscription},
     trace::hex,
@@ -42,19 +52,24 @@ const WAITING_LINES: usize = 16;
 const FORWARD: &str = "forward";
 
 /// The packets that a client wants: the fields of the request's query.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PacketQuery {
     /// Names of reasons, separated by commas; none: all.
     pub reason: Option<String>,
     /// The connection that sent the packet, or that it was forwarded to.
     pub connection: Option<String>,
-    /// Prefixes.
+    /// A prefix that has the source.
+    #[schemars(with = "Option<String>")]
     pub src: Option<IpNet>,
+    /// A prefix that has the destination.
+    #[schemars(with = "Option<String>")]
     pub dst: Option<IpNet>,
     /// IP protocol.
     pub protocol: Option<u8>,
+    /// Source port.
     pub sport: Option<u16>,
+    /// Destination port.
     pub dport: Option<u16>,
     /// Also one of this many forwarded packets.
     pub forwarded: Option<u32>,
@@ -137,27 +152,23 @@ fn mapped(address: IpAddr) -> Ipv6Addr {
 pub(super) async fn follow(
     State(state): State<AppState>,
     Extension(peer): Extension<Peer>,
-    query: Result<Query<PacketQuery>, QueryRejection>,
-) -> Response {
+    query: QueryOf<PacketQuery>,
+) -> Result<Response, Failure> {
     if !peer.is_root {
-        return failure(StatusCode::FORBIDDEN, "only root can see the sites' packets: run as root");
+        return Err(Failure::new(ProblemType::Forbidden, "only root can see the sites' packets: run as root"));
     }
-    let query = match query {
-        Ok(Query(query)) => query,
-        Err(rejection) => return failure(StatusCode::BAD_REQUEST, rejection.body_text()),
-    };
-    let Some(names) = Names::read(&state.agent).await else {
-        return failure(StatusCode::SERVICE_UNAVAILABLE, "the agent is stopping");
-    };
-    let filter = match query.filter(&names.names) {
-        Ok(filter) => filter,
-        Err(error) => return failure(StatusCode::BAD_REQUEST, error.to_string()),
-    };
-    let subscription = match state.packets.subscribe(filter).await {
-        Ok(subscription) => subscription,
-        Err(error @ SubscribeError::Full) => return failure(StatusCode::TOO_MANY_REQUESTS, error.to_string()),
-        Err(error) => return failure(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
-    };
+    let Query(query) = query?;
+    let names = Names::read(&state.agent).await.ok_or_else(Failure::stopping)?;
+    let filter = query.filter(&names.names);
+    let filter = filter.map_err(|error| Failure::new(ProblemType::InvalidRequest, error.to_string()))?;
+    let subscription = state.packets.subscribe(filter).await.map_err(|error| {
+        let kind = match error {
+            SubscribeError::Full => ProblemType::TooManyFilters,
+            SubscribeError::Stopping => ProblemType::Stopping,
+            SubscribeError::Program(_) => ProblemType::Internal,
+        };
+        Failure::new(kind, error.to_string())
+    })?;
     let snaplen = filter.snaplen as usize;
     let connection = query.connection.map(|name| (name, filter.connection));
     let listener = Listener { subscription, names, agent: state.agent, connection, snaplen };
@@ -166,8 +177,8 @@ pub(super) async fn follow(
     let lines = stream::unfold(receiver, async |mut receiver| Some((receiver.recv().await?, receiver)));
     // The headers are sent at once: the client knows that it listens.
     let lines = stream::once(async { String::new() }).chain(lines);
-    ([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines.map(Ok::<_, Infallible>)))
-        .into_response()
+    let lines = Body::from_stream(lines.map(Ok::<_, Infallible>));
+    Ok(([(header::CONTENT_TYPE, JSON_LINES)], lines).into_response())
 }
 
 /// Ends with the client, or with the listener.

@@ -1,27 +1,42 @@
 //! The configuration of a site's device, from the configuration in force: `GET /v1/peer-config/{name}/{format}`, with
-//! `?secret=true` including the secret. The answer is text, or `{"error"}`: 403 secret requested without root, 404
-//! unknown connection, 409 not possible with the configuration.
+//! `?secret=true` including the secret. The answer is text.
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use axum::{
     Extension,
     extract::{Path, Query, State},
-    http::{Method, StatusCode},
-    response::{IntoResponse as _, Response},
+    http::Method,
 };
+use schemars::JsonSchema;
 use serde::Deserialize;
-use tokio::{sync::oneshot, task::spawn_blocking};
+use tokio::task::spawn_blocking;
 
-use super::{AppState, Client, access::Peer, client::PATIENCE, failure, path::segment};
+use super::{
+    AppState, Client,
+    access::Peer,
+    client::PATIENCE,
+    failure::Failure,
+    path::{PathOf, QueryOf, segment},
+};
 use crate::{
     agent::Request,
+    api_types::problem::ProblemType,
     peer_config::{Format, PeerConfigError, render},
 };
 
 pub const PEER_CONFIG: &str = "/v1/peer-config";
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
+pub(super) struct PeerConfigPath {
+    /// A connection's name.
+    name: String,
+    /// Syntax of the site's device.
+    format: Format,
+}
+
+#[derive(Deserialize, JsonSchema)]
 pub(super) struct Parameters {
+    /// Write the pre-shared key, for root only.
     #[serde(default)]
     secret: bool,
 }
@@ -29,25 +44,24 @@ pub(super) struct Parameters {
 pub(super) async fn peer_config(
     State(state): State<AppState>,
     Extension(peer): Extension<Peer>,
-    Path((name, format)): Path<(String, Format)>,
-    Query(parameters): Query<Parameters>,
-) -> Response {
-    if parameters.secret && !peer.is_root {
-        return failure(StatusCode::FORBIDDEN, "only root can read secrets: run as root");
+    path: PathOf<PeerConfigPath>,
+    query: QueryOf<Parameters>,
+) -> Result<String, Failure> {
+    let (Path(PeerConfigPath { name, format }), Query(Parameters { secret })) = (path?, query?);
+    if secret && !peer.is_root {
+        return Err(Failure::new(ProblemType::Forbidden, "only root can read secrets: run as root"));
     }
-    let (sender, answer) = oneshot::channel();
-    // If the receiver is gone, the request is dropped together with its answer channel.
-    drop(state.agent.send(Request::Config(sender)).await);
-    let Ok(config) = answer.await else {
-        return failure(StatusCode::INTERNAL_SERVER_ERROR, "the agent is stopping");
-    };
+    let config = state.ask(Request::Config).await?;
     // Reading a secret may block on the disk.
-    match spawn_blocking(move || render(&config, &name, format, parameters.secret)).await {
-        Ok(Ok(text)) => text.into_response(),
-        Ok(Err(error @ PeerConfigError::NoConnection { .. })) => failure(StatusCode::NOT_FOUND, error.to_string()),
-        Ok(Err(error)) => failure(StatusCode::CONFLICT, error.to_string()),
-        Err(_) => failure(StatusCode::INTERNAL_SERVER_ERROR, "the configuration could not be written"),
-    }
+    let rendered = spawn_blocking(move || render(&config, &name, format, secret)).await;
+    let rendered = rendered.context("the configuration could not be written")?;
+    rendered.map_err(|error| {
+        let kind = match error {
+            PeerConfigError::NoConnection { .. } => ProblemType::NoSuchObject,
+            _ => ProblemType::NotPossible,
+        };
+        Failure::new(kind, error.to_string())
+    })
 }
 
 impl Client {

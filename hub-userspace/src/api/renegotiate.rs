@@ -2,17 +2,20 @@
 
 use axum::{
     Json,
-    extract::{Path, Query, State, rejection::QueryRejection},
-    http::{Method, StatusCode},
-    response::{IntoResponse as _, Response},
+    extract::{Path, Query, State},
+    http::Method,
 };
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use tokio::sync::oneshot;
 
-use super::{AppState, CONNECTIONS, Client, failure, path::segment};
-use crate::agent::Request;
+use super::{
+    AppState, CONNECTIONS, Client,
+    failure::{Answer, Failure},
+    path::{NamePath, PathOf, QueryOf, segment},
+};
+use crate::{agent::Request, api_types::problem::ProblemType};
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 pub(super) struct RenegotiateQuery {
     /// Rekey the child SAs, too.
     #[serde(default)]
@@ -20,7 +23,7 @@ pub(super) struct RenegotiateQuery {
 }
 
 /// The commands that strongSwan executes.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Renegotiation {
     /// One sentence for the user, without a full stop.
     pub message: String,
@@ -30,42 +33,29 @@ pub struct Renegotiation {
 
 pub(super) async fn renegotiate(
     State(state): State<AppState>,
-    Path(name): Path<String>,
-    query: Result<Query<RenegotiateQuery>, QueryRejection>,
-) -> Response {
-    let children = match query {
-        Ok(Query(RenegotiateQuery { children })) => children,
-        Err(rejection) => return failure(StatusCode::BAD_REQUEST, rejection.body_text()),
-    };
-    let (sender, config) = oneshot::channel();
-    drop(state.agent.send(Request::Config(sender)).await);
-    let members: Vec<String> = match config.await {
-        Ok(config) => match config.any_member(&name).map(|connection| connection.ipsec.is_some()) {
-            Some(true) => config.members(&name).map(|(member, _)| member.clone()).collect(),
-            Some(false) => return failure(StatusCode::CONFLICT, format!("connection {name} has no IPsec")),
-            None => return failure(StatusCode::NOT_FOUND, format!("there is no connection {name}")),
-        },
-        Err(_) => return stopping(),
+    path: PathOf<NamePath>,
+    query: QueryOf<RenegotiateQuery>,
+) -> Answer<Renegotiation> {
+    let (Path(NamePath { name }), Query(RenegotiateQuery { children })) = (path?, query?);
+    let config = state.ask(Request::Config).await?;
+    let failure = |kind, detail: String| Err(Failure::new(kind, detail));
+    let members: Vec<String> = match config.any_member(&name).map(|connection| connection.ipsec.is_some()) {
+        Some(true) => config.members(&name).map(|(member, _)| member.clone()).collect(),
+        Some(false) => return failure(ProblemType::NotPossible, format!("connection {name} has no IPsec")),
+        None => return failure(ProblemType::NoSuchObject, format!("there is no connection {name}")),
     };
     let mut commands = Vec::new();
     for name in members {
-        let (answer, answered) = oneshot::channel();
-        drop(state.agent.send(Request::Renegotiate { name, children, answer }).await);
-        match answered.await {
-            Ok(Ok(more)) => commands.extend(more),
-            Ok(Err(why)) => return failure(StatusCode::CONFLICT, why),
-            Err(_) => return stopping(),
+        match state.ask(|answer| Request::Renegotiate { name, children, answer }).await? {
+            Ok(more) => commands.extend(more),
+            Err(why) => return failure(ProblemType::NotPossible, why),
         }
     }
     let message = match commands.is_empty() {
         true => format!("connection {name}: nothing to negotiate, its SAs admit all selectors of the configuration"),
         false => format!("connection {name}: strongSwan has started: {}", commands.join(", ")),
     };
-    Json(Renegotiation { message, commands }).into_response()
-}
-
-fn stopping() -> Response {
-    failure(StatusCode::INTERNAL_SERVER_ERROR, "the agent is stopping")
+    Ok(Json(Renegotiation { message, commands }))
 }
 
 impl Client {

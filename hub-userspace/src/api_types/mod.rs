@@ -3,5 +3,6 @@
 pub mod diagnose;
 pub mod event;
 pub mod packet;
+pub mod problem;
 pub mod status;
 pub mod trace;

@@ -5,8 +5,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 /// A line of the answer to `/v1/packets`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(untagged)]
 pub enum PacketLine {
     Packet(PacketEvent),
@@ -14,8 +13,7 @@ pub enum PacketLine {
 }
 
 /// A packet that the program has dropped, passed or forwarded.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct PacketEvent {
     /// Seconds since 1970-01-01 00:00 UTC.
     pub time: f64,
@@ -41,8 +39,7 @@ pub struct PacketEvent {
     pub bytes: String,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum PacketVerdict {
     Drop,
@@ -52,8 +49,7 @@ pub enum PacketVerdict {
 }
 
 /// The start of the bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum PacketLink {
     /// An Ethernet header.
@@ -63,8 +59,7 @@ pub enum PacketLink {
 }
 
 /// Packets that are missing here.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct LeftOut {
     pub left_out: u64,
     /// The reason of these packets, or `forward`.
@@ -72,8 +67,7 @@ pub struct LeftOut {
     pub cause: LeftOutCause,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum LeftOutCause {
     /// The program records no more of this reason in that time.

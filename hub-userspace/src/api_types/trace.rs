@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::Origin;
 
 /// The packet to trace: either `packet` or `frame`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TraceRequest {
     /// The connection that it comes from, or [`THE_VPC`].
@@ -27,7 +27,7 @@ pub struct TraceRequest {
 pub const THE_VPC: &str = "vpc";
 
 /// A packet by its fields. The agent adds link header and checksums.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PacketRequest {
     pub source: IpAddr,
@@ -53,8 +53,7 @@ pub struct PacketRequest {
 }
 
 /// What happens to the packet.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Trace {
     pub ingress: TraceIngress,
     /// As it arrives.
@@ -75,8 +74,7 @@ pub struct Trace {
     pub disagreements: Vec<String>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct TraceIngress {
     /// As in the request.
     pub name: String,
@@ -88,8 +86,7 @@ pub struct TraceIngress {
     pub attach: String,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct TracePacket {
     /// In one line.
     pub summary: String,
@@ -97,8 +94,7 @@ pub struct TracePacket {
     pub bytes: String,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct FieldChange {
     /// Such as `ttl`, `source_mac`, `destination`, `mss`.
     pub field: String,
@@ -106,8 +102,7 @@ pub struct FieldChange {
     pub after: String,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct ProgramRun {
     /// `xdp` or `tc`.
     pub hook: String,
@@ -116,8 +111,7 @@ pub struct ProgramRun {
 }
 
 /// A stage of the program: `parse`, `translate`, `selector`, `route`, `nexthop`, `rewrite` or `redirect`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct TraceStage {
     pub stage: String,
     pub outcome: StageOutcome,
@@ -125,8 +119,7 @@ pub struct TraceStage {
     pub lookups: Vec<TraceLookup>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum StageOutcome {
     /// The packet went on.
@@ -136,8 +129,7 @@ pub enum StageOutcome {
     NotReached,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct TraceLookup {
     /// Such as `source's selector` or `bucket`.
     pub what: String,
@@ -149,8 +141,7 @@ pub struct TraceLookup {
     pub origins: Vec<TraceOrigin>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct TraceOrigin {
     /// The object: a route's prefix and next hop, or a connection.
     pub object: String,
@@ -161,8 +152,7 @@ pub struct TraceOrigin {
     pub negotiated: bool,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct TraceVerdict {
     pub action: TraceAction,
     /// Name of the reason in counters and metrics, unless it is forwarded.
@@ -177,8 +167,7 @@ pub struct TraceVerdict {
     pub egress: Option<TraceEgress>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum TraceAction {
     /// Sent out of another attachment.
@@ -188,16 +177,14 @@ pub enum TraceAction {
     Drop,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct TraceEgress {
     /// The connection; [`THE_VPC`] for the VPC.
     pub connection: String,
     pub interface: String,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct SlowPath {
     /// `skb->mark` of the packet, in hexadecimal, the agent's bits.
     pub mark: String,
@@ -208,8 +195,7 @@ pub struct SlowPath {
 }
 
 /// What happens to the packets of a capture: `vpnhub trace --pcap`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct CaptureTrace {
     /// Packets of the capture.
     pub packets: usize,
@@ -221,8 +207,7 @@ pub struct CaptureTrace {
     pub untraced: Vec<UntracedCount>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct VerdictCount {
     pub action: TraceAction,
     pub reason: Option<String>,
@@ -235,8 +220,7 @@ pub struct VerdictCount {
     pub example: Trace,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct UntracedCount {
     /// Why, in one sentence.
     pub error: String,

@@ -9,7 +9,7 @@ use std::{
 use serde::Serialize;
 
 /// Effect of a diagnostic on the file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
     /// The file is rejected.
@@ -28,7 +28,7 @@ impl fmt::Display for Severity {
 }
 
 /// One error or warning.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 pub struct Diagnostic {
     pub severity: Severity,
     /// The included file with the problem; absent for the main file.

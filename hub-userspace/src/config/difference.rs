@@ -19,7 +19,7 @@ const METRICS: &str = "metrics";
 pub const LEARN: &str = "learn";
 
 /// All differences. Displays as one sentence without a full stop.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Difference {
     /// Changed keys of `[gateway]`, `[dataplane]`, `[metrics]`, `[learn]` and `[vpc]`, as `gateway.name`; the section's
     /// name if it was added or removed.
@@ -39,7 +39,7 @@ pub struct Difference {
 }
 
 /// Differences between named objects.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct NamedDifference {
     pub added: Vec<String>,
     pub removed: Vec<String>,
@@ -48,14 +48,14 @@ pub struct NamedDifference {
 }
 
 /// Differences between routes, identified by destination and next hop; their order is ignored.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Routes {
     pub added: Vec<Route>,
     pub removed: Vec<Route>,
     pub changed: Vec<ChangedRoute>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct ChangedRoute {
     pub from: Route,
     pub to: Route,

@@ -20,8 +20,8 @@ pub const DEFAULT_RETRIES: u32 = 3;
 pub const MAX_TARGETS: usize = 8;
 /// Maximum of `degraded.window`: the agent stores one bit for each probe.
 const MAX_WINDOW: u32 = 1000;
-const KEYS: &[&str] = &["source", "destination", "interval", "retries", "require", "degraded", "when_down"];
-const DEGRADED_KEYS: &[&str] = &["loss", "window"];
+pub(super) const KEYS: &[&str] = &["source", "destination", "interval", "retries", "require", "degraded", "when_down"];
+pub(super) const DEGRADED_KEYS: &[&str] = &["loss", "window"];
 const REQUIRE: [(&str, Require); 2] = [("any", Require::Any), ("all", Require::All)];
 const WHEN_DOWN: [(&str, WhenDown); 2] = [("keep", WhenDown::Keep), ("revoke", WhenDown::Revoke)];
 

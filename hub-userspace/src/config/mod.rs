@@ -76,6 +76,29 @@ pub fn parse(text: &str) -> Result<(Config, Vec<Diagnostic>), Vec<Diagnostic>> {
         .ok_or_else(Vec::new)
 }
 
+/// The keys of connections, customer gateways and segments, by the place of their schemas in the API's description.
+#[cfg(test)]
+pub const fn known_keys() -> [(&'static str, &'static [&'static str]); 13] {
+    [
+        ("/segment", read::SEGMENT_KEYS),
+        ("/customer_gateway", read::CUSTOMER_GATEWAY_KEYS),
+        ("/connection", read::CONNECTION_KEYS),
+        ("/connection/translate/items/properties", translate::KEYS),
+        ("/connection/health_check/properties", health_check::KEYS),
+        ("/connection/health_check/properties/degraded/properties", health_check::DEGRADED_KEYS),
+        ("/connection/ipsec/properties", ipsec::KEYS),
+        ("/connection/ipsec/properties/ike/properties", ipsec::IKE_KEYS),
+        ("/connection/ipsec/properties/esp/properties", ipsec::ESP_KEYS),
+        ("/connection/tunnels/items/properties", tunnels::KEYS),
+        ("/connection/tunnels/items/properties/health_check/properties", health_check::KEYS),
+        (
+            "/connection/tunnels/items/properties/health_check/properties/degraded/properties",
+            health_check::DEGRADED_KEYS,
+        ),
+        ("/connection/tunnels/items/properties/ipsec/properties", tunnels::IPSEC_KEYS),
+    ]
+}
+
 /// A valid set of files.
 #[derive(Debug)]
 struct Validated {

@@ -359,8 +359,9 @@ pub enum SelectorSource {
 }
 
 /// A destination route.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Route {
+    #[schemars(with = "String")]
     pub destination: IpNet,
     /// Name of a connection, not of one of its tunnels.
     pub next_hop: String,

@@ -7,8 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::tunnels::connection_of;
 
 /// Where an object is defined.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(tag = "origin", rename_all = "lowercase")]
 pub enum Origin {
     File {
@@ -32,8 +31,7 @@ impl fmt::Display for Origin {
 }
 
 /// An object of the store that is not in force.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct SetAside {
     /// As the configuration file calls it: `connection`, `customer_gateway`, `segment`, `route`, `policy_route`.
     pub kind: String,
@@ -44,8 +42,7 @@ pub struct SetAside {
 }
 
 /// Whether a reload with `--confirm` is open.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(tag = "state", rename_all = "lowercase")]
 pub enum Confirmation {
     /// It ends by itself, unless confirmed.

@@ -39,10 +39,10 @@ const SEGMENT: &str = "segment";
 /// The one key before all sections.
 pub(super) const INCLUDE: &str = "include";
 const UNDERLAY_KEYS: &[&str] = &["spread"];
-const SEGMENT_KEYS: &[&str] = &["reaches"];
+pub(super) const SEGMENT_KEYS: &[&str] = &["reaches"];
 const ROUTE_KEYS: &[&str] = &["destination", "next_hop", "weight", "publish"];
-const CUSTOMER_GATEWAY_KEYS: &[&str] = &["address"];
-const CONNECTION_KEYS: &[&str] = &[
+pub(super) const CUSTOMER_GATEWAY_KEYS: &[&str] = &["address"];
+pub(super) const CONNECTION_KEYS: &[&str] = &[
     "customer_gateway",
     "segment",
     "enabled",

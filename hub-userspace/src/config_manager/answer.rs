@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -29,11 +30,14 @@ const MOST_ROUTES: usize = 1000;
 const MOST_RENEWED: usize = 20;
 
 /// Result of a change.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Changed {
     /// One sentence for the user, without a full stop.
     pub message: String,
     pub changed: bool,
+    /// Whether the change created the object that the request names.
+    #[serde(default)]
+    pub created: bool,
     /// Includes at most the first thousand routes that were added, removed or changed.
     #[serde(flatten)]
     pub difference: Difference,
@@ -47,7 +51,7 @@ pub struct Changed {
 }
 
 /// Duration of each phase of a change, in milliseconds.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Timings {
     /// Validation and the capacity check.
     pub validating: f64,
@@ -99,7 +103,7 @@ impl From<ProposeError> for ChangeError {
 impl Changed {
     pub(super) fn now(message: String, mut difference: Difference, warnings: Vec<String>, took: Timings) -> Self {
         let omitted_routes = difference.routes.truncate(MOST_ROUTES);
-        Self { message, changed: true, difference, omitted_routes, warnings, took }
+        Self { message, changed: true, created: false, difference, omitted_routes, warnings, took }
     }
 
     /// The configuration is the same; secrets or certificates of these connections may have been renewed.
@@ -114,7 +118,8 @@ impl Changed {
 
     pub(super) fn nothing(message: &str, warnings: Vec<String>, took: Timings) -> Self {
         let difference = Difference::default();
-        Self { message: message.to_owned(), changed: false, difference, omitted_routes: 0, warnings, took }
+        let message = message.to_owned();
+        Self { message, changed: false, created: false, difference, omitted_routes: 0, warnings, took }
     }
 }
 

@@ -35,8 +35,8 @@ use crate::{
     config::{
         Config, Diagnostic, FileSet, LoadError,
         difference::Difference,
-        in_force::{Admin, InForce, ObjectChange, ProposedChange, ValidatedChange},
-        load_texts, read_texts,
+        in_force::{Admin, InForce, ObjectChange, ProposedChange, PutMode, PutObject, ValidatedChange},
+        load_texts, read_texts, show_object,
     },
     store::{Batch, Body, ObjectId, Opened, PolicyRouteKeys, Store, StoreError, WriteState, audit},
 };
@@ -210,8 +210,14 @@ impl ConfigManager {
 
     async fn edit(&mut self, edit: &ObjectChange, uid: Option<u32>) -> Result<Changed, ChangeError> {
         let watch = Stopwatch::start();
-        let proposal = block_in_place(|| self.in_force.propose(edit))?;
+        let mut proposal = block_in_place(|| self.in_force.propose(edit))?;
+        if let ObjectChange::Put(PutObject { id, mode: PutMode::Replace, .. }) = edit
+            && self.is_in_force(id, &proposal).await?
+        {
+            proposal = ValidatedChange::nothing(id);
+        }
         let (object, is_nothing) = (proposal.object.clone(), proposal.is_nothing());
+        let created = proposal.before.is_null() && !proposal.after.is_null();
         let is_stored_only = matches!(proposal.change, ProposedChange::Nothing);
         let cause = ChangeCause { uid, action: edit.action() };
         let Made { difference, took, mut warnings } = self.make(proposal, Batch::default(), cause, watch).await?;
@@ -232,7 +238,15 @@ impl ConfigManager {
             }
             _ => difference.to_string(),
         };
-        Ok(Changed::now(message, difference, warnings, took))
+        Ok(Changed { created, ..Changed::now(message, difference, warnings, took) })
+    }
+
+    /// Whether the object is already in force with the proposal's keys: at most, its defaults are written differently.
+    async fn is_in_force(&self, id: &ObjectId, proposal: &ValidatedChange) -> Result<bool, ChangeError> {
+        let ProposedChange::Whole(config) = &proposal.change else { return Ok(false) };
+        let old = self.ask(Request::Config).await?;
+        let shown = show_object(config, id);
+        Ok(shown.is_some() && shown == show_object(&old, id))
     }
 
     /// Puts other files in force. On a failure the previous configuration stays in force.

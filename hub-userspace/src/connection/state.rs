@@ -5,8 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 /// State of a connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
     /// Its interface exists and is running. Its tunnel is up and its health check passes, if configured.
@@ -14,12 +13,12 @@ pub enum State {
     /// As `Up`, but its health check loses more probes than allowed. It gets no traffic while another next hop is `Up`.
     /// Displayed as up.
     #[serde(rename(serialize = "up"), skip_deserializing)]
-    #[cfg_attr(test, schemars(skip))]
+    #[schemars(skip)]
     Degraded,
     /// As `Up`, but in hold-down after a failure, or its health is not known yet. It gets no traffic while another
     /// next hop can take it. Displayed as down.
     #[serde(rename(serialize = "down"), skip_deserializing)]
-    #[cfg_attr(test, schemars(skip))]
+    #[schemars(skip)]
     HoldDown,
     Down,
     /// Administratively down.
@@ -34,14 +33,14 @@ impl State {
 }
 
 /// Result of a health check.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
+#[schemars(rename = "HealthState")]
 pub enum Health {
     Up,
     /// It replies, but has not sent a whole window of probes yet, so its loss is not known. Displayed as up.
     #[serde(rename(serialize = "up"), skip_deserializing)]
-    #[cfg_attr(test, schemars(skip))]
+    #[schemars(skip)]
     Answers,
     /// It replies, and loses more probes than allowed.
     Degraded,

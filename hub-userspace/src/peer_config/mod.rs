@@ -25,7 +25,7 @@ use site::Site;
 pub const PLACEHOLDER: &str = "<PRE-SHARED-KEY>";
 
 /// Configuration syntax of the site's device.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, ValueEnum, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, ValueEnum, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Format {
     /// strongSwan's ipsec.conf and ipsec.secrets.

@@ -7,7 +7,7 @@ use serde_json::Value;
 pub const MOST_ENTRIES: u64 = 10_000;
 
 /// One change.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct AuditEntry {
     /// Seconds since 1970, UTC.
     pub time: f64,

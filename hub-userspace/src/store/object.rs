@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, fmt};
 
 use ipnet::IpNet;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -96,21 +97,24 @@ impl fmt::Display for ObjectId {
 }
 
 /// The keys of a destination route, without those that identify it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RouteKeys {
     /// 0..=100.
+    #[schemars(range(max = 100))]
     pub weight: u8,
     pub publish: bool,
 }
 
 /// The same of a policy route.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PolicyRouteKeys {
     /// 1..=100.
+    #[schemars(range(min = 1, max = 100))]
     pub priority: u8,
     /// 0..=100.
+    #[schemars(range(max = 100))]
     pub weight: u8,
     pub publish: bool,
 }

@@ -69,13 +69,16 @@ fn client_reports_truncated_unknown_or_missing_answer() {
     let path = folder.path().join("socket");
     let listener = UnixListener::bind(&path).expect("there is room");
     let socket = path.display();
+    let unknown = format!("the agent on {socket} does not know /v1/status: it may be of another version");
+    let with_body = |body: &str| format!("HTTP/1.1 404 Not Found\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+    let no_such_path = with_body(r#"{"type":"urn:vpnhub:problem:no-such-path","error":"a sentence"}"#);
+    let of_earlier_version = with_body(r#"{"error":"a sentence"}"#);
     for (answer, expected) in [
+        (no_such_path.as_str(), unknown.clone()),
+        (of_earlier_version.as_str(), "a sentence".to_owned()),
         ("HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n{\"gat", "the agent's answer is truncated: ".to_owned()),
         ("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}", "unexpected answer from the agent: ".to_owned()),
-        (
-            "HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n",
-            format!("the agent on {socket} does not know /v1/status: it may be of another version"),
-        ),
+        ("HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n", unknown),
         ("", format!("the agent on {socket} does not answer: ")),
     ] {
         let told = thread::scope(|scope| {

@@ -203,7 +203,7 @@ fn group_may_read_root_may_change_others_neither() {
         for change in changes() {
             let told = ask(path, &change);
             assert_eq!(code(&told), 403, "{change}");
-            assert!(told.contains("run as root"), "{told}");
+            assert!(told.contains("run as root") && told.contains("urn:vpnhub:problem:forbidden"), "{told}");
         }
     });
     assert_eq!(code(&ask(path, READ)), 404);
@@ -251,7 +251,14 @@ fn request_over_limit_is_answered_with_503() {
         .collect();
     let told = answer(&connect(&served.path));
     assert_eq!(code(&told), 503);
-    assert!(told.contains("too many"), "{told}");
+    assert!(told.contains("too many") && told.contains("\r\ncontent-type: application/problem+json\r\n"), "{told}");
+    let (head, body) = told.split_once("\r\n\r\n").expect("a head and a body");
+    assert!(head.contains(&format!("content-length: {}", body.len())), "{told}");
+    let problem: serde_json::Value = serde_json::from_str(body).expect("JSON");
+    assert_eq!(
+        (&problem["type"], &problem["status"]),
+        (&json!("urn:vpnhub:problem:too-many-connections"), &json!(503))
+    );
     for _ in 0..200 {
         assert_eq!(client::peer_config(&served.path), "too many open connections to the agent: try again later");
     }

@@ -15,8 +15,7 @@ const MOST_CPUS: usize = 64;
 const MOST_OF_ONE: usize = 8;
 
 /// Packets that a CPU has processed, of one interface's: see [`CpuPackets`].
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct PacketsOfCpu {
     pub cpu: u32,
     pub packets: u64,
@@ -30,8 +29,7 @@ impl PacketsOfCpu {
 }
 
 /// What a CPU has processed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct CpuStatus {
     pub cpu: u32,
     /// Packets of all connections and of the VPC that the program has processed there.
@@ -74,8 +72,7 @@ impl CpuStatus {
 }
 
 /// What an interface receives by.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct ReceiveStatus {
     /// The receive queues: the first 64.
     pub queues: Vec<QueueStatus>,
@@ -86,8 +83,7 @@ pub struct ReceiveStatus {
 }
 
 /// A receive queue.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct QueueStatus {
     pub queue: u32,
     /// CPUs to which RPS distributes its packets, such as `0-3`; empty without RPS.
@@ -95,16 +91,14 @@ pub struct QueueStatus {
 }
 
 /// Interrupts that a CPU has served.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct InterruptsOfCpu {
     pub cpu: u32,
     pub interrupts: u64,
 }
 
 /// An interrupt of a device, for one of its queues or for others of its events.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct InterruptStatus {
     pub irq: u32,
     /// The driver's name of it, such as `eth0-rx-1`; empty if nothing handles it.

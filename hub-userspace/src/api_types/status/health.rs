@@ -7,8 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::{connection::state::Health as State, health::HealthReport};
 
 /// State of a health check.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Health {
     /// It replies; it may be degraded.
     pub healthy: bool,
@@ -35,10 +34,9 @@ pub struct Health {
 }
 
 /// One of several destinations of a health check.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct HealthTarget {
-    #[cfg_attr(test, schemars(with = "String"))]
+    #[schemars(with = "String")]
     pub destination: IpAddr,
     /// `None` before the first result.
     pub state: Option<State>,

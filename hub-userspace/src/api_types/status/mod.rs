@@ -40,8 +40,7 @@ use crate::{
 /// connection.
 pub type Reasons = BTreeMap<Cow<'static, str>, u64>;
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Status {
     pub gateway: GatewayStatus,
     pub vpc: Option<VpcStatus>,
@@ -84,8 +83,7 @@ pub struct Status {
 }
 
 /// The answer to `GET /v1/status`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct FullStatus {
     #[serde(flatten)]
     pub status: Status,
@@ -98,8 +96,7 @@ pub struct FullStatus {
 }
 
 /// The listener for Prometheus.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct MetricsStatus {
     /// Address and port.
     pub listen: String,
@@ -108,8 +105,7 @@ pub struct MetricsStatus {
 }
 
 /// The store's file.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct StoreStatus {
     pub path: String,
     /// Why changes are rejected, and how to fix it, as of the last change.
@@ -146,8 +142,7 @@ impl From<GuardCounters> for KernelDrops {
     }
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct GatewayStatus {
     pub name: String,
     /// Inode of the agent's network namespace (`/proc/PID/ns/net`).
@@ -156,8 +151,7 @@ pub struct GatewayStatus {
 }
 
 /// The VPC side.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct VpcStatus {
     pub interface: String,
     /// As [`ConnectionStatus::warnings`].
@@ -174,8 +168,7 @@ pub struct VpcStatus {
 }
 
 /// How received packets of few receive queues are distributed over the CPUs.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct UnderlayStatus {
     pub interface: String,
     /// As configured: `auto`, `rps`, `xdp` or `off`.
@@ -197,8 +190,7 @@ pub struct UnderlayStatus {
     pub receive: Option<ReceiveStatus>,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct ConnectionStatus {
     pub name: String,
     #[serde(flatten)]
@@ -257,8 +249,7 @@ impl ConnectionStatus {
 }
 
 /// A connection's tunnel, as reported by strongSwan.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct IpsecStatus {
     /// State of the IKE SA, such as `ESTABLISHED`; `None` if there is none.
     pub ike: Option<String>,
@@ -287,8 +278,7 @@ pub struct IpsecStatus {
     pub outside: Option<OutsideStatus>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct MissingStatus {
     /// The site's side, then the hub's.
     pub selectors: String,
@@ -296,8 +286,7 @@ pub struct MissingStatus {
     pub reason: String,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct ChildStatus {
     /// Hexadecimal.
     pub spi_in: String,
@@ -320,8 +309,7 @@ pub struct ChildStatus {
 }
 
 /// How the program is attached to an interface.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Attachment {
     /// `xdp-native`, `xdp-generic`, or `None` if it is not attached.
     pub attach: Option<String>,
@@ -331,8 +319,7 @@ pub struct Attachment {
 }
 
 /// Packets and bytes (IP packet lengths) since the agent started.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Traffic {
     /// Received from it and admitted by its selectors.
     pub rx_packets: u64,

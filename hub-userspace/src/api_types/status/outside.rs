@@ -7,13 +7,12 @@ use serde::{Deserialize, Serialize};
 use crate::ipsec::vici::event::Outside;
 
 /// The ESP packets of an SA.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct OutsideStatus {
     /// The hub's address, and the site's; `None` if unknown.
-    #[cfg_attr(test, schemars(with = "Option<String>"))]
+    #[schemars(with = "Option<String>")]
     pub local: Option<IpAddr>,
-    #[cfg_attr(test, schemars(with = "Option<String>"))]
+    #[schemars(with = "Option<String>")]
     pub remote: Option<IpAddr>,
     /// ESP is in UDP, because of NAT or `encap`.
     pub in_udp: bool,

@@ -8,8 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::Origin;
 
 /// A connection's learned routes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct LearnedStatus {
     /// Number of its routes that are not refused. Those in a configured prefix carry nothing.
     pub routes: usize,
@@ -20,10 +19,9 @@ pub struct LearnedStatus {
     pub refused: BTreeMap<Cow<'static, str>, usize>,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct RouteStatus {
-    #[cfg_attr(test, schemars(with = "String"))]
+    #[schemars(with = "String")]
     pub destination: IpNet,
     pub next_hop: String,
     /// 0..=100.
@@ -40,12 +38,11 @@ pub struct RouteStatus {
 }
 
 /// A policy route.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct PolicyRouteStatus {
-    #[cfg_attr(test, schemars(with = "String"))]
+    #[schemars(with = "String")]
     pub source: IpNet,
-    #[cfg_attr(test, schemars(with = "String"))]
+    #[schemars(with = "String")]
     pub destination: IpNet,
     pub next_hop: String,
     /// 1..=100; the smallest comes first.

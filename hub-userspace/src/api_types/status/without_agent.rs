@@ -6,8 +6,7 @@ use super::{Reasons, Traffic, reasons};
 use crate::datapath::{Counters, Running, RunningConnection};
 
 /// Status of a datapath that runs without an agent.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 pub struct WithoutAgent {
     /// Always `false`.
     pub agent: bool,
@@ -19,15 +18,13 @@ pub struct WithoutAgent {
 }
 
 /// An interface with the program attached; has no name if it is in another network namespace.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 pub struct RunningInterfaceStatus {
     pub name: Option<String>,
     pub attach: &'static str,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 pub struct RunningConnectionStatus {
     pub name: String,
     #[serde(flatten)]

@@ -3,6 +3,7 @@
 use std::ops::RangeInclusive;
 
 use ipnet::IpNet;
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 
 use super::{
@@ -44,40 +45,45 @@ impl ObjectChange {
 }
 
 /// A new route. If the route exists with the same keys, this is a no-op; with different keys, it is an error.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AddRoute {
     #[serde(deserialize_with = "destination")]
+    #[schemars(with = "String")]
     pub destination: IpNet,
     /// Name of a connection.
     pub next_hop: String,
     /// 0..=100; `None` is the default.
     #[serde(default, deserialize_with = "weight")]
+    #[schemars(range(max = 100))]
     pub weight: Option<u8>,
     #[serde(default)]
     pub publish: bool,
 }
 
 /// A route to remove.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DeleteRoute {
     #[serde(deserialize_with = "destination")]
+    #[schemars(with = "String")]
     pub destination: IpNet,
     /// Required only if the destination has several routes.
     pub next_hop: Option<String>,
 }
 
 /// The desired keys of a route. Adds the route if it does not exist.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SetRoute {
     #[serde(deserialize_with = "destination")]
+    #[schemars(with = "String")]
     pub destination: IpNet,
     /// Required if the destination has several routes, or none.
     pub next_hop: Option<String>,
     /// 0..=100; `None` leaves it unchanged; for a new route it is the default.
     #[serde(default, deserialize_with = "weight")]
+    #[schemars(range(max = 100))]
     pub weight: Option<u8>,
     /// `None` leaves it unchanged; for a new route it is the default.
     pub publish: Option<bool>,
@@ -123,15 +129,18 @@ pub fn parse_destination(text: &str) -> Result<IpNet, String> {
     })
 }
 
-pub(super) fn destination<'de, D: Deserializer<'de>>(deserializer: D) -> Result<IpNet, D::Error> {
+/// Reads a prefix as [`parse_destination`] does.
+pub fn destination<'de, D: Deserializer<'de>>(deserializer: D) -> Result<IpNet, D::Error> {
     parse_destination(&String::deserialize(deserializer)?).map_err(D::Error::custom)
 }
 
-pub(super) fn weight<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u8>, D::Error> {
+/// Reads a weight, 0..=100, or `null`.
+pub fn weight<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u8>, D::Error> {
     number("weight", 0..=100, deserializer)
 }
 
-pub(super) fn priority<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u8>, D::Error> {
+/// Reads a priority, 1..=100, or `null`.
+pub fn priority<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u8>, D::Error> {
     number("priority", 1..=100, deserializer)
 }
 

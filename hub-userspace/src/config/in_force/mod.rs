@@ -25,7 +25,11 @@ use std::{collections::HashSet, path::Path};
 use serde_json::Value;
 
 pub use self::{
-    change::{AddRoute, Admin, DeleteRoute, ObjectChange, PutMode, PutObject, SetRoute, parse_destination},
+    change::{
+        AddRoute, Admin, DeleteRoute, ObjectChange, PutMode, PutObject, SetRoute,
+        destination as deserialize_destination, parse_destination, priority as deserialize_priority,
+        weight as deserialize_weight,
+    },
     error::ProposeError,
     policy_routes::PolicyRouteChange,
 };
@@ -78,6 +82,19 @@ enum Next {
 }
 
 impl ValidatedChange {
+    /// A change that has no effect.
+    pub fn nothing(id: &ObjectId) -> Self {
+        Self {
+            change: ProposedChange::Nothing,
+            ops: Vec::new(),
+            warnings: Vec::new(),
+            object: id.to_string(),
+            before: Value::Null,
+            after: Value::Null,
+            next: Next::Nothing,
+        }
+    }
+
     /// Whether the change is a no-op and the store needs no write either.
     pub fn is_nothing(&self) -> bool {
         self.ops.is_empty() && matches!(self.change, ProposedChange::Nothing)

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use ipnet::IpNet;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -13,25 +14,28 @@ use super::{
     },
     InForce, ProposeError, PutMode, ValidatedChange,
     change::{destination, priority, weight},
-    propose::nothing,
 };
 use crate::store::{Body, ObjectId, Op, PolicyRouteId, PolicyRouteKeys, Stored};
 
 /// Keys of a policy route to add, change or remove.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PolicyRouteChange {
     #[serde(deserialize_with = "destination")]
+    #[schemars(with = "String")]
     pub source: IpNet,
     #[serde(deserialize_with = "destination")]
+    #[schemars(with = "String")]
     pub destination: IpNet,
     /// Required to add one, and if there are several with these prefixes.
     pub next_hop: Option<String>,
     /// 1..=100; `None`: unchanged, or the default. So for the others.
     #[serde(default, deserialize_with = "priority", skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 100))]
     pub priority: Option<u8>,
     /// 0..=100.
     #[serde(default, deserialize_with = "weight", skip_serializing_if = "Option::is_none")]
+    #[schemars(range(max = 100))]
     pub weight: Option<u8>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub publish: Option<bool>,
@@ -94,7 +98,7 @@ impl InForce {
         let keys = change.keys(base);
         let object = ObjectId::PolicyRoute(id.clone());
         match found {
-            Some((same, _)) if same == keys => return Ok(nothing(&object)),
+            Some((same, _)) if same == keys => return Ok(ValidatedChange::nothing(&object)),
             Some((_, origin @ Origin::File { .. })) => return Err(ProposeError::DefinedInFile { id: object, origin }),
             Some(_) if mode == PutMode::Add => return Err(ProposeError::PolicyRouteExists { id }),
             _ => {}

@@ -43,7 +43,7 @@ impl InForce {
         let keys = RouteKeys { weight: add.weight.unwrap_or(DEFAULT_WEIGHT), publish: add.publish };
         self.require_connection(&add.next_hop)?;
         match self.route(&id) {
-            Some(found) if found == keys => Ok(nothing(&ObjectId::Route(id))),
+            Some(found) if found == keys => Ok(ValidatedChange::nothing(&ObjectId::Route(id))),
             Some(RouteKeys { weight, publish })
                 if self.index.route(&id).is_none_or(|entry| entry.of_file.is_none()) =>
             {
@@ -66,7 +66,7 @@ impl InForce {
         let keys =
             RouteKeys { weight: set.weight.unwrap_or(base.weight), publish: set.publish.unwrap_or(base.publish) };
         if self.route(&id) == Some(keys) {
-            return Ok(nothing(&ObjectId::Route(id)));
+            return Ok(ValidatedChange::nothing(&ObjectId::Route(id)));
         }
         self.put_route(id, keys)
     }
@@ -149,7 +149,7 @@ impl InForce {
         // `null` removes a key.
         after.retain(|_, value| !value.is_null());
         if before == Some(&after) {
-            return Ok(nothing(id));
+            return Ok(ValidatedChange::nothing(id));
         }
         if *mode == PutMode::Add && before.is_some() {
             return Err(ProposeError::Exists { id: id.clone() });
@@ -212,7 +212,7 @@ impl InForce {
             warnings.push(format!("connection {connection} is down, so its tunnels are: {help}"));
         }
         if state(name, own) == *up {
-            return Ok(ValidatedChange { warnings, ..nothing(&id) });
+            return Ok(ValidatedChange { warnings, ..ValidatedChange::nothing(&id) });
         }
         // No override is stored if the definition has the same state.
         let op = Op::Admin(name.clone(), (own != *up).then_some(*up));
@@ -233,7 +233,7 @@ impl InForce {
                 difference.connections.changed.extend(changed.into_iter().map(enabled));
                 self.small(difference, vec![op], warnings, &id, Next::Nothing)
             }
-            true => ValidatedChange { ops: vec![op], warnings, ..nothing(&id) },
+            true => ValidatedChange { ops: vec![op], warnings, ..ValidatedChange::nothing(&id) },
         };
         let state = |up: bool| json!(if up { "up" } else { "down" });
         (proposal.before, proposal.after) = (state(!up), state(*up));
@@ -367,18 +367,6 @@ impl InForce {
 
 fn route((destination, next_hop): &RouteId, RouteKeys { weight, publish }: RouteKeys) -> Route {
     Route { destination: *destination, next_hop: next_hop.clone(), weight, publish }
-}
-
-pub(super) fn nothing(id: &ObjectId) -> ValidatedChange {
-    ValidatedChange {
-        change: ProposedChange::Nothing,
-        ops: Vec::new(),
-        warnings: Vec::new(),
-        object: id.to_string(),
-        before: Value::Null,
-        after: Value::Null,
-        next: Next::Nothing,
-    }
 }
 
 /// The first few, and the number of the rest.

@@ -18,6 +18,8 @@ mod validity;
 
 use std::{path::PathBuf, time::Duration};
 
+#[cfg(test)]
+pub(super) use self::read::{ESP_KEYS, IKE_KEYS, KEYS};
 pub use self::{
     algorithm::{ALGORITHMS, Algorithm, AlgorithmKind, group_number},
     identity::{Form, Identity},

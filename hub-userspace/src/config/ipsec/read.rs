@@ -21,7 +21,7 @@ use super::{
     interface_mtu::interface_mtu,
 };
 
-const KEYS: &[&str] = &[
+pub(in crate::config) const KEYS: &[&str] = &[
     "psk_file",
     "certificate",
     "private_key",
@@ -38,8 +38,8 @@ const KEYS: &[&str] = &[
     "ike",
     "esp",
 ];
-const IKE_KEYS: &[&str] = &["version", "mode", "proposals", "lifetime"];
-const ESP_KEYS: &[&str] = &["proposals", "lifetime", "pfs", "per_cpu_sas"];
+pub(in crate::config) const IKE_KEYS: &[&str] = &["version", "mode", "proposals", "lifetime"];
+pub(in crate::config) const ESP_KEYS: &[&str] = &["proposals", "lifetime", "pfs", "per_cpu_sas"];
 pub(in crate::config) const STARTS: [(&str, StartAction); 3] =
     [("trap", StartAction::Trap), ("start", StartAction::Start), ("none", StartAction::None)];
 const MODES: [(&str, IkeV1Mode); 2] = [("main", IkeV1Mode::Main), ("aggressive", IkeV1Mode::Aggressive)];

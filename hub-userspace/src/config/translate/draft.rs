@@ -15,6 +15,7 @@ use super::{
 };
 
 const KEY: &str = "translate";
+pub(in crate::config) const KEYS: &[&str] = &["site", "hub"];
 const EXAMPLE: &str = "[{ site = \"192.168.1.0/24\", hub = \"10.201.1.0/24\" }]";
 /// Parts into which the translations of a connection may split its `remote_cidrs`, beyond one for each element. The
 /// tables have each part with each local prefix.
@@ -107,7 +108,6 @@ impl SectionReader<'_, '_> {
         path: String,
         number: usize,
     ) -> Option<TranslationDraft> {
-        const KEYS: &[&str] = &["site", "hub"];
         let section = self.open(table, path, KEYS, "{ site = \"192.168.1.0/24\", hub = \"10.201.1.0/24\" }")?;
         let report = &mut *self.report;
         let prefix = |value| prefix::prefix(value, Purpose::Translation);

@@ -14,6 +14,8 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+#[cfg(test)]
+pub(super) use self::draft::KEYS;
 pub(super) use self::{
     draft::{MOST_PARTS, TranslateDraft, TranslationDraft},
     rules::validate,

@@ -14,6 +14,8 @@ mod text;
 
 use super::model::{Config, Connection};
 
+#[cfg(test)]
+pub(super) use self::read::{IPSEC_KEYS, KEYS};
 pub(super) use self::{
     draft::{OfTunnel, TunnelDraft, TunnelIpsecDraft, TunnelsDraft},
     read::KEY,

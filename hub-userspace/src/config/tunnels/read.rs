@@ -21,8 +21,9 @@ use super::{
 pub(in crate::config) const KEY: &str = "tunnels";
 const EXAMPLE: &str =
     "[{ name = \"a\", interface = \"xfrm-a\" }, { name = \"b\", interface = \"xfrm-b\", weight = 0 }]";
-const KEYS: &[&str] = &["name", "interface", "weight", "customer_gateway", "peer", "health_check", "ipsec"];
-const IPSEC_KEYS: &[&str] = &["if_id", "start", "local_id", "remote_id"];
+pub(in crate::config) const KEYS: &[&str] =
+    &["name", "interface", "weight", "customer_gateway", "peer", "health_check", "ipsec"];
+pub(in crate::config) const IPSEC_KEYS: &[&str] = &["if_id", "start", "local_id", "remote_id"];
 /// A tunnel's name is a part of its connection's names in messages and metrics.
 const MAX_NAME_CHARACTERS: usize = 15;
 
