@@ -13,6 +13,8 @@
 //! | `DELETE` of the same | none |
 //! | `POST /v1/connections/{name}/up`, `.../down` | none |
 //! | `POST /v1/connections/{name}/renegotiate`, with `?children=true` | none |
+//! | `POST /v1/active`, with `?wait=SECONDS` | none |
+//! | `POST /v1/standby`, with `?drain=SECONDS` or `?keep_tunnels=true` | none |
 //! | `POST /v1/reload`, with `?confirm=SECONDS`, `POST /v1/confirm` | none |
 //!
 //! `POST` adds a new object; `PUT` replaces all keys of an object; `PATCH` sets the keys in the body, where `null`
@@ -38,16 +40,19 @@ use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
 use super::{
-    AppState, CONFIRM, CONNECTIONS, CUSTOMER_GATEWAYS, Client, POLICY_ROUTES, RELOAD, ROUTES, SEGMENTS,
+    ACTIVE, AppState, CONFIRM, CONNECTIONS, CUSTOMER_GATEWAYS, Client, POLICY_ROUTES, RELOAD, ROUTES, SEGMENTS,
+    STANDBY,
     access::Peer,
+    client::PATIENCE_FOR_CHANGES,
     failure, objects,
     path::{path_of, segment},
 };
 use crate::{
+    config::Role,
     config::in_force::{
         AddRoute, Admin, DeleteRoute, ObjectChange, PolicyRouteChange, ProposeError, PutMode, PutObject, SetRoute,
     },
-    config_manager::{ChangeError, ChangeRequest, Changed, ConfigChange},
+    config_manager::{ChangeError, ChangeRequest, Changed, ConfigChange, RoleChange},
     store::{Keys, ObjectId},
 };
 
@@ -70,6 +75,8 @@ pub(super) fn router() -> Router<AppState> {
         .route(&format!("{CUSTOMER_GATEWAYS}/{{name}}"), gateway.get(objects::customer_gateway))
         .route(SEGMENTS, axum::routing::get(objects::segments))
         .route(&format!("{SEGMENTS}/{{name}}"), segment.get(objects::segment))
+        .route(ACTIVE, post(active))
+        .route(STANDBY, post(standby))
         .route(RELOAD, post(reload))
         .route(CONFIRM, post(confirm))
 }
@@ -188,6 +195,54 @@ async fn confirm(state: State<AppState>, peer: Extension<Peer>) -> Response {
     ask(&state, &peer, ConfigChange::Confirm).await
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ActiveQuery {
+    /// Seconds.
+    #[serde(default)]
+    wait: u16,
+}
+
+async fn active(
+    state: State<AppState>,
+    peer: Extension<Peer>,
+    query: Result<Query<ActiveQuery>, QueryRejection>,
+) -> Response {
+    let change = query.map(|Query(ActiveQuery { wait })| (Role::Active, wait));
+    role(&state, &peer, change).await
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StandbyQuery {
+    /// Seconds.
+    #[serde(default)]
+    drain: u16,
+    #[serde(default)]
+    keep_tunnels: bool,
+}
+
+async fn standby(
+    state: State<AppState>,
+    peer: Extension<Peer>,
+    query: Result<Query<StandbyQuery>, QueryRejection>,
+) -> Response {
+    let change = query.map(|Query(StandbyQuery { drain, keep_tunnels })| {
+        (if keep_tunnels { Role::Withdrawn } else { Role::Standby }, drain)
+    });
+    role(&state, &peer, change).await
+}
+
+async fn role(state: &AppState, peer: &Peer, change: Result<(Role, u16), QueryRejection>) -> Response {
+    match change {
+        Ok((role, seconds)) => {
+            let after = Duration::from_secs(seconds.into());
+            ask(state, peer, ConfigChange::Role(RoleChange { role, after })).await
+        }
+        Err(rejection) => failure(StatusCode::BAD_REQUEST, rejection.body_text()),
+    }
+}
+
 async fn change(state: &AppState, peer: &Peer, edit: Result<ObjectChange, JsonRejection>) -> Response {
     match edit {
         Ok(edit) => ask(state, peer, ConfigChange::Edit(edit)).await,
@@ -236,6 +291,7 @@ fn status_of(error: &ChangeError) -> StatusCode {
         | ChangeError::Load(_)
         | ChangeError::Restart(_)
         | ChangeError::NothingToConfirm
+        | ChangeError::OtherRole(_)
         | ChangeError::Full(_) => StatusCode::CONFLICT,
         ChangeError::Store(_) | ChangeError::NotApplied(_) | ChangeError::Stopping => StatusCode::INTERNAL_SERVER_ERROR,
     }
@@ -283,6 +339,26 @@ impl Client {
     pub async fn reload(&self, confirm: Option<Duration>) -> anyhow::Result<Changed> {
         let query = confirm.map(|time| format!("?confirm={}", time.as_secs())).unwrap_or_default();
         self.send(Method::POST, &format!("{RELOAD}{query}"), None).await
+    }
+
+    /// Makes the hub active; publishes when its tunnels are up, `wait` later at the latest.
+    pub async fn active(&self, wait: Duration) -> anyhow::Result<Changed> {
+        self.role(&format!("{ACTIVE}?wait={}", wait.as_secs()), wait).await
+    }
+
+    /// Makes the hub standby, `drain` after its routes are withdrawn.
+    pub async fn standby(&self, drain: Duration) -> anyhow::Result<Changed> {
+        self.role(&format!("{STANDBY}?drain={}", drain.as_secs()), drain).await
+    }
+
+    /// Withdraws the hub's routes.
+    pub async fn withdraw(&self) -> anyhow::Result<Changed> {
+        self.role(&format!("{STANDBY}?keep_tunnels=true"), Duration::ZERO).await
+    }
+
+    /// The answer comes up to `after` later than that of another change.
+    async fn role(&self, path: &str, after: Duration) -> anyhow::Result<Changed> {
+        self.ask(Method::POST, path, None, Some(PATIENCE_FOR_CHANGES + after)).await?.json().await
     }
 
     /// Confirms a temporary reload.

@@ -92,6 +92,7 @@ pub enum Code {
     MetricsNotServed,
     Quota,
     ReloadNotConfirmed,
+    Role,
     RouteConflict,
     RouteNotPublished,
     SetAside,

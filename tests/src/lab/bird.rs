@@ -15,7 +15,7 @@ const CLIENT: &str = "/usr/sbin/birdc";
 pub struct Bird {
     place: Namespace,
     socket: PathBuf,
-    _process: Background,
+    process: Background,
 }
 
 impl Bird {
@@ -51,9 +51,17 @@ impl Bird {
         anyhow::ensure!(checked.status.success(), "BIRD rejects {}: {complaint}", file.display());
         let mut command = place.command(DAEMON);
         command.arg("-f").args(arguments).arg("-c").arg(&file).arg("-s").arg(&socket);
-        let bird = Self { place: place.duplicate()?, socket, _process: Background::start(&mut command)? };
+        let bird = Self { place: place.duplicate()?, socket, process: Background::start(&mut command)? };
         retry("BIRD does not answer", || Ok(bird.ask("show status").ok()))?;
         Ok(bird)
+    }
+
+    /// Kills it as a crash would.
+    ///
+    /// # Errors
+    /// When it had already exited.
+    pub fn kill(self) -> anyhow::Result<()> {
+        self.process.kill()
     }
 
     /// Runs `birdc COMMAND` and returns its output. `command` is separated by blanks.
