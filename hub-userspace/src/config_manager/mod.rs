@@ -322,6 +322,8 @@ impl ConfigManager {
                 true => format!("not saved, so an agent that restarts does not know it: {error}"),
                 false => format!("not written to the audit log: {error}"),
             });
+            // The next command tries again.
+            proposal.ops.clear();
         }
         self.in_force.apply(proposal);
         let writing = watch.lap();

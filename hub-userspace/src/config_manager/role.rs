@@ -38,6 +38,8 @@ pub(super) struct NextRole {
     /// When it is due at the latest.
     due: Instant,
     uid: Option<u32>,
+    /// Of the first step.
+    warnings: Vec<String>,
     answer: RoleAnswer,
 }
 
@@ -80,11 +82,15 @@ impl ConfigManager {
         };
         let first = if is_two_steps && !is_in_force { Role::Withdrawn } else { role };
         let result = self.take_role(first, Some(role), uid).await;
-        if first == role || result.is_err() {
+        let warnings = match result {
             // The client may have gone.
-            return drop(answer.send(result));
-        }
-        let next = NextRole { role, due: Instant::now() + after, uid, answer };
+            _ if first == role => return drop(answer.send(result)),
+            Ok(changed) => changed.warnings,
+            // In force in part, and tried again.
+            Err(error @ ChangeError::NotApplied(_)) => vec![error.to_string()],
+            Err(error) => return drop(answer.send(Err(error))),
+        };
+        let next = NextRole { role, due: Instant::now() + after, uid, warnings, answer };
         if after.is_zero() { self.end_role(next).await } else { self.next_role = Some(next) }
     }
 
@@ -97,14 +103,18 @@ impl ConfigManager {
     }
 
     async fn end_role(&mut self, next: NextRole) {
-        let NextRole { role, due: _, uid, answer } = next;
-        let result = self.take_role(role, None, uid).await;
+        let NextRole { role, due: _, uid, mut warnings, answer } = next;
+        let result = self.take_role(role, None, uid).await.map(|changed| {
+            warnings.extend(changed.warnings);
+            Changed { warnings, ..changed }
+        });
         drop(answer.send(result));
     }
 
     /// Puts a role in force. `stored` is the one for the store; `None`: it has it.
     async fn take_role(&mut self, role: Role, stored: Option<Role>, uid: Option<u32>) -> Result<Changed, ChangeError> {
         let watch = Stopwatch::start();
+        let action = stored.unwrap_or(role).name().to_owned();
         let stored = stored.map(|role| StoredRole { role, boot: boot() });
         let proposal = self.in_force.propose_role((self.role, role), stored);
         if proposal.is_nothing() {
@@ -112,7 +122,7 @@ impl ConfigManager {
         }
         let is_changed = self.role != role;
         let before = std::mem::replace(&mut self.role, role);
-        let cause = ChangeCause { uid, action: role.name().to_owned() };
+        let cause = ChangeCause { uid, action };
         let made = self.make(proposal, Batch::default(), cause, watch).await.inspect_err(|error| {
             if !matches!(error, ChangeError::NotApplied(_)) {
                 self.role = before;

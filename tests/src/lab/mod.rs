@@ -71,6 +71,6 @@ pub use tcp::{TcpPair, Transfer, tcp_transfer};
 pub use terminal::Terminal;
 pub use tool::{Background, output};
 pub use tun::Tun;
-pub use two_hubs::{HUBS, ROUTER, TWO_SITES, TwoHubs, VPC_HOST, VPC_PREFIX};
+pub use two_hubs::{HUBS, ROUTER, TWO_SITES, TwoHubs, VPC_PREFIX};
 pub use udp::{Datagram, UdpProbe, UdpReceiver, udp_probe};
 pub use world::{Builder, End, Link, PlaceSpec, World, unique_prefix};

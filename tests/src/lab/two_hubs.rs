@@ -23,8 +23,6 @@ const FAST: &str = "connect delay time 1; connect retry time 1; error wait time 
 pub const HUBS: [&str; 2] = ["hub-a", "hub-b"];
 /// The place of the VPC's router. A host of the VPC is on it.
 pub const ROUTER: &str = "router";
-/// A host in the VPC. All addresses of its /24 answer.
-pub const VPC_HOST: Ipv4Addr = Ipv4Addr::new(192, 168, 8, 10);
 /// The VPC, as the sites learn it.
 pub const VPC_PREFIX: &str = "192.168.0.0/16";
 /// The sites.
