@@ -5,7 +5,7 @@
 
 use std::{
     net::IpAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     thread,
     time::{Duration, Instant},
 };
@@ -17,6 +17,7 @@ use hub_tests::lab::{HUB, Namespace, Ping, PingReport, SHANGHAI, StandbyPair, Tw
 use crate::{
     rows::Results,
     stats::{float, milliseconds},
+    testbed,
 };
 
 const INTERVAL: Duration = Duration::from_millis(2);
@@ -37,6 +38,9 @@ pub struct Arguments {
     /// How often a hub ends, and comes back
     #[arg(long, default_value_t = 10)]
     runs: u32,
+    /// The agent to measure; the default is the one beside this program
+    #[arg(long, value_name = "FILE")]
+    agent: Option<PathBuf>,
     /// Leave out active/standby
     #[arg(long)]
     without_standby: bool,
@@ -47,15 +51,16 @@ pub struct Arguments {
 
 pub fn run(arguments: &Arguments) -> Result<()> {
     let mut results = Results::new("two-hubs");
-    active_active(arguments.runs, &mut results)?;
+    let agent = testbed::agent(arguments.agent.as_deref())?;
+    active_active(&agent, arguments.runs, &mut results)?;
     if !arguments.without_standby {
-        active_standby(arguments.runs, &mut results)?;
+        active_standby(&agent, arguments.runs, &mut results)?;
     }
     results.finish(arguments.json.as_deref())
 }
 
-fn active_active(runs: u32, results: &mut Results) -> Result<()> {
-    let mut lab = TwoHubs::start()?;
+fn active_active(agent: &Path, runs: u32, results: &mut Results) -> Result<()> {
+    let mut lab = TwoHubs::start(agent)?;
     let (mut killed, mut drained, mut returned) = (Found::default(), Found::default(), Found::default());
     for run in 1..=runs {
         let hub = usize::try_from(run % 2)?;
@@ -158,10 +163,10 @@ fn wait_for_answers(lab: &TwoHubs) -> Result<()> {
 
 /// The active hub's links and processes end, and the other one becomes active at once: VRRP's own time to notice comes on
 /// top.
-fn active_standby(runs: u32, results: &mut Results) -> Result<()> {
+fn active_standby(agent: &Path, runs: u32, results: &mut Results) -> Result<()> {
     let mut gaps = [Vec::new(), Vec::new()];
     for run in 1..=runs {
-        let StandbyPair { other, other_charon, mut lab, .. } = StandbyPair::start()?;
+        let StandbyPair { other, other_charon, mut lab, .. } = StandbyPair::start(agent)?;
         let [site, host] = [IpAddr::from(SHANGHAI.host4()), VPC.host4.into()];
         let world = &lab.world;
         let flows = vec![

@@ -1,12 +1,13 @@
 //! A hub with IPsec, and another one that stands by for it with the same addresses.
 
 use std::net::Ipv4Addr;
+use std::path::Path;
 
 use anyhow::Context;
 
 use super::{
     Agent, AgentCommand, Charon, CharonOptions, End, Esp, HUB_PUBLIC, INTERNET, IpsecLab, IpsecOptions, Link,
-    PlaceSpec, SHANGHAI, Scratch, VPC, World, agent_binary, reach,
+    PlaceSpec, SHANGHAI, Scratch, VPC, World, reach,
 };
 
 /// The other hub's place, and the links' ends towards it.
@@ -35,12 +36,12 @@ impl StandbyPair {
         IpsecOptions::new(Esp::Userspace).sites([SHANGHAI]).hub_begins().impatient()
     }
 
-    /// Starts everything. The first hub is active and has the addresses, its tunnel is up; the second boots as standby.
+    /// Starts everything, with agents of this binary. The first hub is active and has the addresses, its tunnel is up; the second boots as standby.
     ///
     /// # Errors
     /// When something is missing or refuses: with its output.
-    pub fn start() -> anyhow::Result<Self> {
-        let mut lab = IpsecLab::start(&Self::options(), |config| config)?;
+    pub fn start(binary: &Path) -> anyhow::Result<Self> {
+        let mut lab = IpsecLab::start(&Self::options().agent(binary.to_owned()), |config| config)?;
         let internet = Ipv4Addr::from(u32::from(HUB_PUBLIC) ^ 1);
         lab.world.add_place(&PlaceSpec::new(OTHER))?;
         for link in [
@@ -68,7 +69,7 @@ impl StandbyPair {
         let config = config
             .replace(&lab.hub.socket().display().to_string(), &charon.socket().display().to_string())
             .replacen("[gateway]\n", "[gateway]\nrole_at_boot = \"standby\"\n", 1);
-        let other = AgentCommand::new(agent_binary()).start_with(place, &config)?;
+        let other = AgentCommand::new(binary).start_with(place, &config)?;
         reach(&lab.world[VPC.place], SHANGHAI.host4().into())?;
         Ok(Self { other, other_charon: charon, lab, _files: files })
     }
@@ -83,8 +84,8 @@ impl StandbyPair {
             true => [(TO_HUB, TO_OTHER), (VPC.device, SECOND)],
             false => [(TO_OTHER, TO_HUB), (SECOND, VPC.device)],
         };
-        world[INTERNET].batch(&format!("link set {public_down} down\nlink set {public_up} up\n"))?;
+        world[INTERNET].batch(&format!("link set {public_up} up\nlink set {public_down} down\n"))?;
         let default = format!("route replace default via {} dev {vpc_up}", VPC.hub4);
-        world[VPC.place].batch(&format!("link set {vpc_down} down\nlink set {vpc_up} up\n{default}\n"))
+        world[VPC.place].batch(&format!("link set {vpc_up} up\n{default}\nlink set {vpc_down} down\n"))
     }
 }

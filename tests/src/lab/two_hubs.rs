@@ -4,13 +4,13 @@
 //! no loss of carrier anywhere else.
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
 
 use super::offices::add_site_networks;
 use super::world::{Builder, End, Link, PlaceSpec, World};
-use super::{Agent, AgentCommand, Bird, HANGZHOU, Namespace, SHANGHAI, Scratch, Site, agent_binary, retry};
+use super::{Agent, AgentCommand, Bird, HANGZHOU, Namespace, SHANGHAI, Scratch, Site, retry};
 
 const CONFIG: &str = include_str!("../../../examples/two-hubs.toml");
 const HUB_CONF: &str = include_str!("../../../examples/two-hubs-bird-hub.conf");
@@ -53,11 +53,12 @@ pub struct TwoHubs {
 }
 
 impl TwoHubs {
-    /// Builds the world, and starts everything. Waits until sites and router have all routes by both hubs.
+    /// Builds the world, and starts everything, with agents of this binary. Waits until sites and router have all routes
+    /// by both hubs.
     ///
     /// # Errors
     /// When something is missing or refuses: with its output.
-    pub fn start() -> anyhow::Result<Self> {
+    pub fn start(binary: &Path) -> anyhow::Result<Self> {
         let world = world().build()?;
         let scratch = Scratch::new()?;
         let mut birds = Vec::new();
@@ -67,8 +68,7 @@ impl TwoHubs {
         let conf = ROUTER_CONF.replace("local as 65001;", &format!("local as 65001; {FAST}"));
         birds.push(Bird::start(&world[ROUTER], &scratch.file(ROUTER), &conf)?);
         let hub = || Hub { agent: None, bird: None, files: None };
-        let binary = agent_binary().to_owned();
-        let mut lab = Self { hubs: [hub(), hub()], _birds: birds, world, scratch, binary };
+        let mut lab = Self { hubs: [hub(), hub()], _birds: birds, world, scratch, binary: binary.to_owned() };
         for (hub, place) in HUBS.iter().enumerate() {
             let files = Scratch::new()?;
             std::fs::write(files.file("vpnhub.toml"), config(hub)).context("writing the configuration")?;

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use hub_tests::lab::{Ping, PingReport, TwoHubs, retry};
+use hub_tests::lab::{Ping, PingReport, TwoHubs, agent_binary, retry};
 
 /// Kinds of traffic: see [`TwoHubs::flow`].
 const KINDS: usize = 3;
@@ -12,7 +12,7 @@ const KINDS: usize = 3;
 const FLOWS: std::ops::Range<u8> = 10..18;
 
 fn start() -> TwoHubs {
-    let lab = TwoHubs::start().unwrap();
+    let lab = TwoHubs::start(agent_binary()).unwrap();
     wait_for_answers(&lab);
     lab
 }

@@ -1,6 +1,8 @@
 //! The tunnels of a standby hub, with strongSwan.
 
-use hub_tests::lab::{Agent, Charon, HUB, IpsecLab, Namespace, SHANGHAI, StandbyPair, Status, VPC, reach, retry};
+use hub_tests::lab::{
+    Agent, Charon, HUB, IpsecLab, Namespace, SHANGHAI, StandbyPair, Status, VPC, agent_binary, reach, retry,
+};
 
 fn start() -> IpsecLab {
     let lab = IpsecLab::start(&StandbyPair::options(), |config| config).unwrap();
@@ -60,7 +62,7 @@ pub fn one() {
 }
 
 pub fn takes_over() {
-    let pair = StandbyPair::start().unwrap();
+    let pair = StandbyPair::start(agent_binary()).unwrap();
     let StandbyPair { other, other_charon, lab, .. } = &pair;
     let place = &lab.world[StandbyPair::OTHER];
     assert_eq!(other.status().unwrap()["gateway"]["role"], "standby");
