@@ -90,13 +90,14 @@ impl RoutePlan {
             self.published_policies.clone_from(published);
         }
         let publish_table = slow_path::publish_table(inputs.config);
-        if self.publish_table.replace(publish_table) != Some(publish_table) {
+        let is_other_table = self.publish_table.replace(publish_table) != Some(publish_table);
+        let is_withdrawn = !inputs.config.role.publishes();
+        let is_other_role = mem::replace(&mut self.is_withdrawn, is_withdrawn) != is_withdrawn;
+        if is_other_table || is_other_role {
             self.publish_tables.insert(publish_table);
             self.todo.append(&mut rib.iter().collect());
-        }
-        let is_withdrawn = !inputs.config.role.publishes();
-        if mem::replace(&mut self.is_withdrawn, is_withdrawn) != is_withdrawn {
-            self.todo.append(&mut rib.iter().collect());
+            // To some only a policy route leads.
+            self.todo.extend(published.keys());
         }
         let learns_from_main = slow_path::learns_from_main(inputs.config);
         if mem::replace(&mut self.learns_from_main, learns_from_main) != learns_from_main {

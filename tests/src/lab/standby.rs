@@ -74,18 +74,13 @@ impl StandbyPair {
         Ok(Self { other, other_charon: charon, lab, _files: files })
     }
 
-    /// Moves the addresses to the second hub, or back, as keepalived does.
+    /// Moves the addresses to the second hub, or back, as keepalived does: the Internet and the VPC send to the other one.
     ///
     /// # Errors
     /// When `ip` refuses.
     pub fn move_addresses(world: &World, to_other: bool) -> anyhow::Result<()> {
-        // From the link that one hub has to that of the other.
-        let [(public_down, public_up), (vpc_down, vpc_up)] = match to_other {
-            true => [(TO_HUB, TO_OTHER), (VPC.device, SECOND)],
-            false => [(TO_OTHER, TO_HUB), (SECOND, VPC.device)],
-        };
-        world[INTERNET].batch(&format!("link set {public_up} up\nlink set {public_down} down\n"))?;
-        let default = format!("route replace default via {} dev {vpc_up}", VPC.hub4);
-        world[VPC.place].batch(&format!("link set {vpc_up} up\n{default}\nlink set {vpc_down} down\n"))
+        let [public, vpc] = if to_other { [TO_OTHER, SECOND] } else { [TO_HUB, VPC.device] };
+        world[INTERNET].ip(&format!("route replace {HUB_PUBLIC}/32 dev {public}"))?;
+        world[VPC.place].ip(&format!("route replace default via {} dev {vpc}", VPC.hub4)).map(drop)
     }
 }

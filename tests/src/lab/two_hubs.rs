@@ -63,10 +63,10 @@ impl TwoHubs {
         let scratch = Scratch::new()?;
         let mut birds = Vec::new();
         for site in &TWO_SITES {
-            birds.push(Bird::start(&world[&site.place], &scratch.file(&site.place), &site_conf(site))?);
+            birds.push(Bird::start(&world[&site.place], &scratch.file(&site.place), &site_conf(site))?.real_time()?);
         }
         let conf = ROUTER_CONF.replace("local as 65001;", &format!("local as 65001; {FAST}"));
-        birds.push(Bird::start(&world[ROUTER], &scratch.file(ROUTER), &conf)?);
+        birds.push(Bird::start(&world[ROUTER], &scratch.file(ROUTER), &conf)?.real_time()?);
         let hub = || Hub { agent: None, bird: None, files: None };
         let mut lab = Self { hubs: [hub(), hub()], _birds: birds, world, scratch, binary: binary.to_owned() };
         for (hub, place) in HUBS.iter().enumerate() {
@@ -109,7 +109,7 @@ impl TwoHubs {
         place.batch(&format!("{up}route replace {VPC_PREFIX} via 192.168.0.1\n"))?;
         let files = self.hubs[hub].files.take().context("it runs")?;
         let agent = AgentCommand::new(&self.binary).start_in(place, files)?;
-        let bird = Bird::start(place, &self.scratch.file(HUBS[hub]), &hub_conf(hub))?;
+        let bird = Bird::start(place, &self.scratch.file(HUBS[hub]), &hub_conf(hub))?.real_time()?;
         self.hubs[hub] = Hub { agent: Some(agent), bird: Some(bird), files: None };
         Ok(())
     }
