@@ -38,6 +38,7 @@ mod tc;
 mod tcp;
 mod testbed;
 mod tunnels;
+mod two_hubs;
 mod update;
 mod verify;
 
@@ -67,6 +68,8 @@ enum Command {
     Update(update::Arguments),
     /// Run an agent with very many tunnels: idle, dead, coming up; or interfaces
     Tunnels(tunnels::Arguments),
+    /// Let one of two hubs end, drain it and bring it back, again and again: the longest gap of traffic
+    TwoHubs(two_hubs::Arguments),
     /// Compare the cost of forwarding a frame: bare redirects, the hub at XDP and TC, the kernel's ways; by interfaces,
     /// routes and destinations
     Forward(forward::Arguments),
@@ -99,6 +102,7 @@ fn main() -> ExitCode {
         Command::Outlive(arguments) => in_a_lab(|| outlive::run(&arguments)),
         Command::Update(arguments) => in_a_lab(|| update::run(&arguments)),
         Command::Tunnels(arguments) => in_a_lab(|| tunnels::run(&arguments)),
+        Command::TwoHubs(arguments) => in_a_lab(|| two_hubs::run(&arguments)),
         Command::Forward(arguments) => in_a_lab(|| forward::run(&arguments)),
         Command::Lookup(arguments) => in_a_lab(|| lookup::run(&arguments)),
         Command::Scale(arguments) => in_a_lab(|| scale::run(&arguments)),

@@ -64,12 +64,18 @@ enum Name {
     Update,
     /// Load, answers and failover of an agent with very many tunnels (installs strongSwan)
     Tunnels,
+    /// How long traffic stops when one of two hubs ends, and whether a drained one loses a packet (installs BIRD, strongSwan)
+    TwoHubs,
 }
 
 pub fn run(args: &Args) -> Result<ExitCode> {
     match args.name {
         Name::Tcp => drop(setup::commands(&[setup::commands::IPERF3])?),
         Name::Tunnels => setup::strongswan()?,
+        Name::TwoHubs => {
+            setup::strongswan()?;
+            setup::routing_daemons()?;
+        }
         _ => {}
     }
     let name = match args.name {
@@ -92,6 +98,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         Name::Outlive => "outlive",
         Name::Update => "update",
         Name::Tunnels => "tunnels",
+        Name::TwoHubs => "two-hubs",
     };
     vpnhub_bench(name, &args.args)
 }

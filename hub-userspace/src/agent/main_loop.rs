@@ -209,6 +209,7 @@ impl Agent {
             Request::Trace(request, answer) => drop(answer.send(self.world.trace(&request))),
             Request::PacketNames(answer) => drop(answer.send(PacketNames::of(&self.world))),
             Request::Config(answer) => drop(answer.send(Arc::clone(self.world.config()))),
+            Request::TunnelsUp(answer) => drop(answer.send(self.world.has_all_tunnels())),
             Request::ReadSecrets(answer) => {
                 self.follow(Event::Secrets);
                 self.edge.ike.read_files(answer);

@@ -8,7 +8,10 @@ use hub_common::maps::{UNATTRIBUTED, VPC};
 
 use super::{edge::Edge, host::Host, underlays::Receivers, world::World};
 use crate::{
-    config::model::{Connection, SelectorSource},
+    config::{
+        Role,
+        model::{Connection, SelectorSource},
+    },
     connection::state::States,
     datapath::{CounterReader, Counters, CpuPackets, DatapathError, Dataplane, OwnCounts, SavedCounts},
     health::{HealthReport, ProbeCounts},
@@ -48,6 +51,7 @@ pub struct MetricsSnapshot {
     /// Connections, then policy routes: how many are in force, and their quota.
     quotas: [(usize, usize); 2],
     set_aside: usize,
+    role: Role,
 }
 
 /// The state of a connection.
@@ -123,6 +127,7 @@ impl MetricsSnapshot {
                 (config.policy_routes.len(), config.gateway.max_policy_routes),
             ],
             set_aside: config.provenance.set_aside.len(),
+            role: config.role,
         })
     }
 
@@ -188,6 +193,7 @@ impl MetricsSnapshot {
                 .collect(),
             set_aside: self.set_aside,
             last_reload_success,
+            role: self.role,
             process: ProcessScrape::read(),
         })
     }

@@ -26,6 +26,8 @@ pub enum Request {
     PacketNames(oneshot::Sender<PacketNames>),
     /// The configuration in force.
     Config(oneshot::Sender<Arc<Config>>),
+    /// Whether all tunnels that the hub initiates are up.
+    TunnelsUp(oneshot::Sender<bool>),
     /// Checks whether the kernel program's tables have room for a change.
     CheckCapacity(Arc<Transition>, oneshot::Sender<Result<(), Full>>),
     /// Reads secrets and certificates named by the configuration in force again. The answer names the connections for

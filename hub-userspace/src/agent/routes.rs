@@ -45,6 +45,8 @@ pub(super) struct RoutePlan {
     changed_own: Vec<KernelRoute>,
     /// The kernel table that routes are published to, as last planned.
     publish_table: Option<u32>,
+    /// The hub's role lets it publish none, as last planned.
+    is_withdrawn: bool,
     /// Whether the kernel has the routing daemon's routes in its main table, as last planned.
     learns_from_main: bool,
     /// Destinations that policy routes publish, as last planned.
@@ -92,9 +94,14 @@ impl RoutePlan {
             self.published_policies.clone_from(published);
         }
         let publish_table = slow_path::publish_table(inputs.config);
-        if self.publish_table.replace(publish_table) != Some(publish_table) {
+        let is_other_table = self.publish_table.replace(publish_table) != Some(publish_table);
+        let is_withdrawn = !inputs.config.role.publishes();
+        let is_other_role = mem::replace(&mut self.is_withdrawn, is_withdrawn) != is_withdrawn;
+        if is_other_table || is_other_role {
             self.publish_tables.insert(publish_table);
             self.todo.append(&mut rib.iter().collect());
+            // To some only a policy route leads.
+            self.todo.extend(published.keys());
         }
         let learns_from_main = slow_path::learns_from_main(inputs.config);
         if mem::replace(&mut self.learns_from_main, learns_from_main) != learns_from_main {

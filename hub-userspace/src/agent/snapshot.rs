@@ -172,6 +172,7 @@ impl Snapshot {
             gateway: status::GatewayStatus {
                 name: self.config.gateway.name.clone(),
                 network_namespace: network_namespace().ok(),
+                role: self.config.role,
             },
             vpc: self.vpc,
             underlays,

@@ -10,7 +10,10 @@ use super::{
     world::World,
 };
 use crate::{
-    config::model::{Connection, SelectorSource},
+    config::{
+        STANDBY,
+        model::{Connection, SelectorSource},
+    },
     connection::{
         affected::Affected,
         liveness::ConnectionLiveness,
@@ -43,6 +46,7 @@ impl World {
         let Self { liveness, config, host, tunnels, policies, health, states, .. } = self;
         let healthy = |name: &str| health.get(name)?.health();
         let tunnel = |name: &str, connection: &Connection| match (&connection.ipsec, connection.selectors) {
+            (Some(_), _) if !config.role.has_tunnels() => Some(false),
             (Some(ipsec), _) => tunnels.is_up(name, ipsec.start),
             (None, SelectorSource::Xfrm) => has_sa(config, connection, host, policies.table.as_deref()),
             (None, _) => Some(true),
@@ -157,6 +161,9 @@ impl World {
     /// Reason why its tunnel is not up, or not known to be up.
     fn ipsec_reason(&self, name: &str) -> Option<String> {
         let connection = &self.config.connections[name];
+        if connection.ipsec.is_some() && !self.config.role.has_tunnels() {
+            return Some(STANDBY.to_owned());
+        }
         if connection.ipsec.is_none() && connection.selectors == SelectorSource::Xfrm {
             let view = &self.policies;
             let has_sa = has_sa(&self.config, connection, &self.host, view.table.as_deref());

@@ -16,7 +16,7 @@ use super::{
     routes::RoutePlan,
 };
 use crate::{
-    config::{Config, model::Spread, tunnels::connection_of},
+    config::{Config, ipsec::StartAction, model::Spread, tunnels::connection_of},
     connection::{
         affected::Affected,
         liveness::Liveness,
@@ -243,6 +243,14 @@ impl World {
 
     pub fn config(&self) -> &Arc<Config> {
         &self.config
+    }
+
+    /// Whether all tunnels that the hub initiates are up, without those that are administratively down.
+    pub fn has_all_tunnels(&self) -> bool {
+        let started = self.config.tunnels().filter(|tunnel| tunnel.ipsec.start == StartAction::Start);
+        started
+            .filter(|tunnel| self.config.connections[tunnel.name].enabled)
+            .all(|tunnel| self.tunnels.is_up(tunnel.name, tunnel.ipsec.start) == Some(true))
     }
 
     /// The effects of the start are not in force yet.

@@ -336,7 +336,7 @@ async fn put(state: &AppState, peer: &Peer, edit: ObjectChange) -> PutAnswer {
     Ok((if changed.created { StatusCode::CREATED } else { StatusCode::OK }, Json(changed)))
 }
 
-async fn ask(state: &AppState, peer: &Peer, change: ConfigChange) -> Result<Changed, Failure> {
+pub(super) async fn ask(state: &AppState, peer: &Peer, change: ConfigChange) -> Result<Changed, Failure> {
     let uid = Some(peer.uid);
     Ok(state.ask_manager(|answer| ChangeRequest::Change { change, uid, answer }).await??)
 }

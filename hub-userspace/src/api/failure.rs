@@ -88,6 +88,7 @@ impl From<ChangeError> for Failure {
             ChangeError::Load(_) => ProblemType::InvalidFiles,
             ChangeError::Restart(_) => ProblemType::RestartRequired,
             ChangeError::NothingToConfirm => ProblemType::NothingToConfirm,
+            ChangeError::OtherRole(_) => ProblemType::Superseded,
             ChangeError::Full(_) => ProblemType::CapacityExceeded,
             ChangeError::Store(_) => ProblemType::StoreFailed,
             ChangeError::NotApplied(_) => ProblemType::NotInForce,

@@ -15,6 +15,7 @@ mod packets;
 mod path;
 mod peer_config;
 mod renegotiate;
+mod role;
 mod server;
 mod socket;
 mod trace;
@@ -52,6 +53,8 @@ pub const SEGMENTS: &str = "/v1/segments";
 pub const CUSTOMER_GATEWAYS: &str = "/v1/customer-gateways";
 pub const RELOAD: &str = "/v1/reload";
 pub const CONFIRM: &str = "/v1/confirm";
+pub const ACTIVE: &str = "/v1/active";
+pub const STANDBY: &str = "/v1/standby";
 pub const CONFIG: &str = "/v1/config";
 pub const AUDIT: &str = "/v1/store/audit";
 pub const BACKUP: &str = "/v1/store/backup";
@@ -72,7 +75,7 @@ fn operations() -> Api {
     let metrics = about("metrics", "The metrics in Prometheus's text format, or OpenMetrics if `Accept` prefers it.");
     let trace = about("trace", "Runs a packet through the program. Not a change.");
     let peer_config = about("peerConfig", "The configuration for the site's device, as text.");
-    objects::operations(changes::operations(Api::default()))
+    role::operations(objects::operations(changes::operations(Api::default())))
         .on(Method::GET, STATUS, get_status, status)
         .on(Method::GET, EVENTS, events::follow, events.answers::<ConnectionEvent>(JSON_LINES))
         .on(

@@ -87,6 +87,7 @@ pub enum Code {
     MetricsNotServed,
     Quota,
     ReloadNotConfirmed,
+    Role,
     RouteConflict,
     RouteNotPublished,
     SetAside,

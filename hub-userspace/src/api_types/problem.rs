@@ -27,6 +27,7 @@ pub enum ProblemType {
     InvalidFiles,
     RestartRequired,
     NothingToConfirm,
+    Superseded,
     CapacityExceeded,
     NotPossible,
     BodyTooLarge,
@@ -40,7 +41,7 @@ pub enum ProblemType {
 }
 
 impl ProblemType {
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::InvalidRequest,
         Self::Ambiguous,
         Self::Forbidden,
@@ -54,6 +55,7 @@ impl ProblemType {
         Self::InvalidFiles,
         Self::RestartRequired,
         Self::NothingToConfirm,
+        Self::Superseded,
         Self::CapacityExceeded,
         Self::NotPossible,
         Self::BodyTooLarge,
@@ -82,6 +84,7 @@ impl ProblemType {
             Self::InvalidFiles => (409, "invalid-files", "The configuration files have errors"),
             Self::RestartRequired => (409, "restart-required", "A changed key takes effect only when the agent starts"),
             Self::NothingToConfirm => (409, "nothing-to-confirm", "No reload awaits confirmation"),
+            Self::Superseded => (409, "superseded", "A later command replaces this one"),
             Self::CapacityExceeded => (409, "capacity-exceeded", "The kernel program's tables have no room"),
             Self::NotPossible => (409, "not-possible", "The connection or the host does not allow it now"),
             Self::BodyTooLarge => (413, "body-too-large", "The body is too long or truncated"),

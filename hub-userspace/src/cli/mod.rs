@@ -165,6 +165,23 @@ enum Command {
     },
     /// Confirms a `reload --confirm`.
     Confirm,
+    /// Makes this hub active, of several for the same sites: strongSwan gets its tunnels, and its routes are published.
+    /// Nothing changes if it is active.
+    Active {
+        /// Publish the routes when all tunnels are up that this hub initiates, after this time at the latest, such as 5s.
+        #[arg(long, value_name = "TIME", value_parser = role_time)]
+        wait: Option<Duration>,
+    },
+    /// Makes this hub standby, of several for the same sites: withdraws its published routes, then has strongSwan unload
+    /// its tunnels. The datapath stays. Nothing changes if it is standby.
+    Standby {
+        /// Unload the tunnels this time after the routes are withdrawn, such as 10s: others may still send traffic here.
+        #[arg(long, value_name = "TIME", value_parser = role_time, conflicts_with = "keep_tunnels")]
+        drain: Option<Duration>,
+        /// Only withdraw the routes.
+        #[arg(long)]
+        keep_tunnels: bool,
+    },
     /// Prints the configuration for the device at a connection's site.
     PeerConfig {
         #[arg(value_name = "NAME")]
@@ -219,6 +236,13 @@ fn confirm_time(text: &str) -> Result<Duration, String> {
     let range = Duration::from_secs(1)..=Duration::from_secs(3600);
     let time = parse_duration(text).filter(|time| range.contains(time) && time.subsec_nanos() == 0);
     time.ok_or_else(|| "write whole seconds, from 1s to 1h".to_owned())
+}
+
+/// Whole seconds, up to 1 h.
+fn role_time(text: &str) -> Result<Duration, String> {
+    let range = Duration::ZERO..=Duration::from_secs(3600);
+    let time = parse_duration(text).filter(|time| range.contains(time) && time.subsec_nanos() == 0);
+    time.ok_or_else(|| "write whole seconds, up to 1h".to_owned())
 }
 
 /// Runs the command of the process's arguments. An error is printed as one sentence on standard error, with exit status
@@ -289,6 +313,9 @@ async fn execute(cli: Cli) -> Result<ExitCode> {
         }
         Command::Cleanup { instance } => cleanup::run(&instance, cli.output).await?,
         Command::Reload { confirm } => changed(&client.reload(confirm).await?, cli.output)?,
+        Command::Active { wait } => changed(&client.active(wait.unwrap_or_default()).await?, cli.output)?,
+        Command::Standby { keep_tunnels: true, .. } => changed(&client.withdraw().await?, cli.output)?,
+        Command::Standby { drain, .. } => changed(&client.standby(drain.unwrap_or_default()).await?, cli.output)?,
         Command::Confirm => changed(&client.confirm().await?, cli.output)?,
     };
     print!("{}", printable(text));

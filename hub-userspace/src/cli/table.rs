@@ -19,7 +19,7 @@ use crate::{
             RunningConnectionStatus, Status, StoreStatus, Traffic, UnderlayStatus, WithoutAgent,
         },
     },
-    config::{Confirmation, SetAside},
+    config::{Confirmation, Role, SetAside},
     connection::state::{Health, State},
     store::audit::AuditEntry,
 };
@@ -61,13 +61,19 @@ pub fn status(FullStatus { status, store, metrics }: &FullStatus) -> String {
     };
     let notes_of_configuration = notes_of_configuration(status, store.as_ref(), metrics.as_ref());
     format!(
-        "gateway {}\n\n{connections}\n{notes}\n{underlays}{}\n{notes_of_configuration}dropped            {}\nleft to the kernel {}\nkernel drops       {}\n{strangers}",
+        "gateway {}{}\n\n{connections}\n{notes}\n{underlays}{}\n{notes_of_configuration}dropped            {}\nleft to the kernel {}\nkernel drops       {}\n{strangers}",
         status.gateway.name,
+        role(status.gateway.role),
         routes(&status.routes) + &policies,
         reasons(&status.drops),
         reasons(&status.passes),
         reasons(&status.kernel_drops),
     )
+}
+
+/// What the gateway's name does not say; empty for the usual role.
+fn role(role: Role) -> String {
+    if role == Role::Active { String::new() } else { format!("\n{}", role.sentence()) }
 }
 
 /// The interfaces of encrypted packets, if there are any.

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     model::{Config, Connection, Learn, Metrics, Route, SelectorSource, Vpc},
     policy_routes::PolicyRoute,
+    role::Role,
 };
 
 /// Above this number, changes of one kind are counted instead of listed.
@@ -36,6 +37,9 @@ pub struct Difference {
     /// By prefixes and next hop, with changed keys. Absent in recordings of earlier versions.
     #[serde(default)]
     pub policy_routes: NamedDifference,
+    /// The new role of the hub. Absent in recordings of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub role: Option<Role>,
 }
 
 /// Differences between named objects.
@@ -62,7 +66,7 @@ pub struct ChangedRoute {
 }
 
 impl Config {
-    /// Applies a small difference: routes, and `enabled` of connections. Preserves the order of the routes.
+    /// Applies a small difference: routes, the role, and `enabled` of connections. Preserves the order of the routes.
     ///
     /// The difference must be relative to this configuration.
     pub fn apply(&mut self, difference: &Difference) {
@@ -80,6 +84,7 @@ impl Config {
             }
         }
         self.routes.extend(added.iter().cloned());
+        self.role = difference.role.unwrap_or(self.role);
         for (name, keys) in &difference.connections.changed {
             if let Some(connection) = self.connections.get_mut(name)
                 && keys.iter().any(|key| key == "enabled")
@@ -103,6 +108,7 @@ impl Difference {
             ("gateway.address", was.address != is.address),
             ("gateway.vici_socket", was.vici_socket != is.vici_socket),
             ("gateway.services", was.services != is.services),
+            ("gateway.role_at_boot", was.role_at_boot != is.role_at_boot),
         ];
         let (was, is) = (&old.dataplane, &new.dataplane);
         let dataplane = [
@@ -143,6 +149,7 @@ impl Difference {
                     differing(&keys).collect()
                 },
             ),
+            role: (old.role != new.role).then_some(new.role),
         }
     }
 
@@ -161,6 +168,7 @@ impl Difference {
         let nothing = NamedDifference::default();
         let is_of_metrics = |key: &String| key.split('.').next() == Some(METRICS);
         !self.settings.iter().all(is_of_metrics)
+            || self.role.is_some()
             || [&self.segments, &self.customer_gateways, &self.connections, &self.policy_routes]
                 .into_iter()
                 .any(|named| *named != nothing)
@@ -178,6 +186,7 @@ impl fmt::Display for Difference {
             self.connections.sentences("connection"),
             self.routes.sentences(),
             self.policy_routes.sentences("policy route"),
+            self.role.map(|role| format!("role {role}")).into_iter().collect(),
         ]
         .concat();
         f.write_str(&parts.join("; "))

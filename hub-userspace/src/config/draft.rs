@@ -24,6 +24,7 @@ use super::{
     },
     policy_routes::PolicyRouteDraft,
     provenance::{FileLine, Places, Provenance},
+    role::Role,
     section::List,
     segments::Segment,
     translate::TranslateDraft,
@@ -60,6 +61,7 @@ pub(super) struct GatewayDraft {
     pub may_have_address: bool,
     pub vici_socket: Option<Located<PathBuf>>,
     pub services: List<Service>,
+    pub role_at_boot: Option<Located<Role>>,
 }
 
 #[derive(Debug, Clone)]
@@ -161,6 +163,7 @@ impl Draft {
         };
         let starts: Vec<StartAction> = connections.iter().map(default_start).collect();
         Some(Config {
+            role: Role::default(),
             provenance: Arc::new(provenance),
             gateway: self.gateway?.finish()?,
             dataplane: match self.dataplane {
@@ -232,6 +235,7 @@ impl GatewayDraft {
             address: self.address.map(|address| address.value),
             vici_socket: self.vici_socket?.value,
             services: self.services.finish()?.into_iter().collect(),
+            role_at_boot: self.role_at_boot?.value,
         })
     }
 }

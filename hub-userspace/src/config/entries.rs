@@ -20,6 +20,7 @@ use super::{
     policy_routes::{DEFAULT_MAX_POLICY_ROUTES, MAX_POLICY_ROUTES},
     prefix::{self, Purpose},
     read::SectionReader,
+    role::Role,
     section::Section,
     segments,
     translate::TranslateDraft,
@@ -37,6 +38,7 @@ const SOURCES: [(&str, SelectorSource); 3] =
 const ON_STOP: [(&str, OnStop); 2] = [("keep", OnStop::Keep), ("detach", OnStop::Detach)];
 const SPREADS: [(&str, Spread); 4] =
     [("auto", Spread::Auto), ("rps", Spread::Rps), ("xdp", Spread::Xdp), ("off", Spread::Off)];
+const ROLES: [(&str, Role); 2] = [("active", Role::Active), ("standby", Role::Standby)];
 const REVERSE_PATHS: [(&str, ReversePath); 2] = [("strict", ReversePath::Strict), ("off", ReversePath::Off)];
 
 impl SectionReader<'_, '_> {
@@ -50,6 +52,7 @@ impl SectionReader<'_, '_> {
             "address",
             "vici_socket",
             "services",
+            "role_at_boot",
         ];
         let section = self.open(table, "gateway".to_owned(), KEYS, "[gateway]")?;
         let report = &mut *self.report;
@@ -69,6 +72,8 @@ impl SectionReader<'_, '_> {
             may_have_address: !section.lacks("address"),
             vici_socket: section.or_default("vici_socket", DEFAULT_VICI_SOCKET.into(), report, value::socket),
             services: section.set_or_default("services", Service::defaults(), "[\"icmp\"]", report, value::service),
+            role_at_boot: section
+                .or_default("role_at_boot", Role::Active, report, |value| value::choice(value, &ROLES)),
         })
     }
 

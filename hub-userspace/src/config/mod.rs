@@ -31,6 +31,7 @@ pub mod policy_routes;
 mod prefix;
 mod provenance;
 mod read;
+mod role;
 mod routes;
 mod rules;
 mod section;
@@ -52,6 +53,7 @@ pub use load::{FileSet, LoadError, Loaded, MAX_FILE_SIZE, load, load_files, load
 pub use model::Config;
 pub use prefix::never_forwarded_as;
 pub use provenance::{Confirmation, Origin, Provenance, SetAside};
+pub use role::{Role, STANDBY};
 pub use shared::strangers;
 pub use show::{show, show_object};
 pub use value::parse_duration;

@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 pub use super::health_check::{Degraded, HealthCheck, Require, WhenDown};
 use super::{
     address::SiteAddress, ipsec::Ipsec, learn::RouteProtocol, policy_routes::PolicyRoute, provenance::Provenance,
-    segments::Segment, translate::Translations,
+    role::Role, segments::Segment, translate::Translations,
 };
 use crate::kernel::netlink::FollowedTable;
 
@@ -59,6 +59,8 @@ pub struct Config {
     pub routes: Vec<Route>,
     /// In the same order; (source, destination, next hop) is unique.
     pub policy_routes: Vec<PolicyRoute>,
+    /// Not part of the files: a command changes it.
+    pub role: Role,
     /// Where each object is defined.
     pub provenance: Arc<Provenance>,
 }
@@ -77,6 +79,7 @@ impl PartialEq for Config {
             connections,
             routes,
             policy_routes,
+            role,
             provenance: _,
         } = self;
         *gateway == other.gateway
@@ -90,6 +93,7 @@ impl PartialEq for Config {
             && *connections == other.connections
             && *routes == other.routes
             && *policy_routes == other.policy_routes
+            && *role == other.role
     }
 }
 
@@ -109,6 +113,8 @@ pub struct Gateway {
     pub vici_socket: PathBuf,
     /// Services on the hub itself that sites may reach. Replies to the hub's own traffic are always allowed.
     pub services: BTreeSet<Service>,
+    /// Role of an agent that starts after a boot, [`Role::Active`] or [`Role::Standby`].
+    pub role_at_boot: Role,
 }
 
 /// A service on the hub that sites may reach. Written as `icmp`, `tcp/179`, `udp/53`.

@@ -70,7 +70,7 @@ macro_rules! relocate {
 relocate! {
     Draft { include, gateway, dataplane, metrics, learn, vpc, underlays, segments, customer_gateways, connections, routes, policy_routes } but {}
     GatewayDraft {
-        name, max_connections, max_policy_routes, spoke_to_spoke, allow_default_route, address, vici_socket, services
+        name, max_connections, max_policy_routes, spoke_to_spoke, allow_default_route, address, vici_socket, services, role_at_boot
     } but { may_have_address }
     DataplaneDraft { lookup, lookup_memory, on_stop, mark } but {}
     MetricsDraft { listen } but {}

@@ -123,6 +123,7 @@ fn settings(config: &Config) -> String {
     }
     key(&mut text, "vici_socket", string(&gateway.vici_socket.display()));
     key(&mut text, "services", strings(&gateway.services));
+    key(&mut text, "role_at_boot", string(&gateway.role_at_boot));
     let dataplane = &config.dataplane;
     text.push_str("\n[dataplane]\n");
     key(

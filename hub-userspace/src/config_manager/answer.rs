@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     agent::RETRY,
     config::{
-        LoadError,
+        LoadError, Role,
         difference::{Difference, Routes},
         in_force::ProposeError,
     },
@@ -87,6 +87,8 @@ pub enum ChangeError {
     NothingToConfirm,
     #[error("saved, but not in force yet: {0}; the agent tries again every {seconds} s", seconds = RETRY.as_secs())]
     NotApplied(String),
+    #[error("another command has changed the role of this hub meanwhile, to {0}")]
+    OtherRole(Role),
     #[error("the agent is stopping")]
     Stopping,
 }

@@ -8,6 +8,7 @@
 mod answer;
 mod confirm;
 mod reload_state;
+mod role;
 
 use std::{
     path::Path,
@@ -25,20 +26,22 @@ use tokio::{
 pub use self::{
     answer::{ChangeError, Changed, Timings},
     reload_state::ReloadState,
+    role::RoleChange,
 };
 use self::{
     answer::{GRACE, RELEASING, SETTLING, concerning},
     confirm::Trial,
+    role::NextRole,
 };
 use crate::{
     agent::{Request, Snapshot, Transition},
     config::{
-        Config, Diagnostic, FileSet, LoadError,
+        Config, Diagnostic, FileSet, LoadError, Role,
         difference::Difference,
         in_force::{Admin, InForce, ObjectChange, ProposedChange, PutMode, PutObject, ValidatedChange},
         load_texts, read_texts, show_object,
     },
-    store::{Batch, Body, ObjectId, Opened, PolicyRouteKeys, Store, StoreError, WriteState, audit},
+    store::{Batch, Body, ObjectId, Op, Opened, PolicyRouteKeys, Store, StoreError, WriteState, audit},
 };
 
 /// A requested change.
@@ -49,6 +52,7 @@ pub enum ConfigChange {
     Reload(Option<std::time::Duration>),
     /// Confirms a temporary reload.
     Confirm,
+    Role(RoleChange),
 }
 
 /// A request to the [`ConfigManager`].
@@ -86,6 +90,10 @@ pub struct ConfigManager {
     store: Store,
     /// A reload that awaits confirmation, or was not confirmed.
     trial: Option<Trial>,
+    /// In force.
+    role: Role,
+    /// The rest of a change of role.
+    next_role: Option<NextRole>,
     reloads: ReloadState,
     agent: mpsc::Sender<Request>,
 }
@@ -98,6 +106,7 @@ pub struct InitialConfig {
     in_force: InForce,
     store: Store,
     trial: Option<Trial>,
+    role: Role,
 }
 
 impl InitialConfig {
@@ -136,7 +145,10 @@ impl InitialConfig {
             set_aside.iter().map(|found| format!("set aside: {} {}: {}", found.kind, found.name, found.reason)),
         );
         confirm::mark(&mut config, trial.as_ref());
-        Ok(Self { config: Some(config), warnings, in_force, store, trial })
+        let stored = in_force.objects().role.as_ref();
+        let role = role::at_start(config.gateway.role_at_boot, stored, role::boot().as_deref());
+        config.role = role;
+        Ok(Self { config: Some(config), warnings, in_force, store, trial, role })
     }
 
     /// The configuration in force, for the agent.
@@ -148,8 +160,8 @@ impl InitialConfig {
 impl ConfigManager {
     /// Creates the manager from the result of [`InitialConfig::open`] and the agent that runs its configuration.
     pub fn new(start: InitialConfig, agent: mpsc::Sender<Request>) -> Self {
-        let InitialConfig { in_force, store, trial, .. } = start;
-        Self { in_force, store, trial, reloads: ReloadState::default(), agent }
+        let InitialConfig { in_force, store, trial, role, .. } = start;
+        Self { in_force, store, trial, role, next_role: None, reloads: ReloadState::default(), agent }
     }
 
     /// Whether the store is writable, for a status.
@@ -166,10 +178,15 @@ impl ConfigManager {
     pub async fn run(mut self, mut orders: mpsc::Receiver<ChangeRequest>) {
         loop {
             let deadline = self.trial.as_ref().and_then(Trial::deadline);
+            let role = self.next_role.as_ref().map(NextRole::next_look);
             let order = tokio::select! {
                 order = orders.recv() => order,
                 () = confirm::reached(deadline) => {
                     self.revert().await;
+                    continue;
+                }
+                () = confirm::reached(role) => {
+                    self.continue_role().await;
                     continue;
                 }
             };
@@ -190,6 +207,7 @@ impl ConfigManager {
                         result
                     }
                     ConfigChange::Confirm => self.confirm(uid).await,
+                    ConfigChange::Role(change) => return self.change_role(change, uid, answer).await,
                 };
                 drop(answer.send(result));
             }
@@ -284,6 +302,7 @@ impl ConfigManager {
             ProposedChange::Small(difference) => Some(Transition { difference, config: None }),
             ProposedChange::Whole(mut config) => {
                 confirm::mark(&mut config, self.trial.as_ref());
+                config.role = self.role;
                 let old = self.ask(Request::Config).await?;
                 let difference = block_in_place(|| Difference::between(&old, &config));
                 if let Some(key) = difference.needs_restart() {
@@ -305,13 +324,20 @@ impl ConfigManager {
         let (object, before) = (proposal.object.clone(), proposal.before.clone());
         batch.audit = Some(audit::AuditEntry { object, before, after, ..self.entry(cause) });
         let next_number = self.in_force.objects().next_number_after(&batch.ops);
-        let must_be_written = !is_of_files || matches!(batch.unconfirmed, Some(Some(_)));
+        // A hub must change its role, whatever its disk does.
+        let is_of_role = proposal.ops.iter().any(|op| matches!(op, Op::Role(_)));
+        let must_be_written = !(is_of_files || is_of_role) || matches!(batch.unconfirmed, Some(Some(_)));
         if let Err(error) = block_in_place(|| self.store.commit(&batch, next_number)) {
             if must_be_written {
                 return Err(error.into());
             }
             // The files are only read: a full disk must not prevent a reload.
-            warnings.push(format!("not written to the audit log: {error}"));
+            warnings.push(match is_of_role {
+                true => format!("not saved, so an agent that restarts does not know it: {error}"),
+                false => format!("not written to the audit log: {error}"),
+            });
+            // The next command tries again.
+            proposal.ops.clear();
         }
         self.in_force.apply(proposal);
         let writing = watch.lap();

@@ -11,7 +11,7 @@ use crate::{
         diagnose::{Area, Code, Finding, Severity},
         status::{FullStatus, RouteStatus},
     },
-    config::{Config, Confirmation, Diagnostic, SetAside, ipsec::Invalid},
+    config::{Config, Confirmation, Diagnostic, Role, SetAside, ipsec::Invalid},
 };
 
 /// Percentage of a quota from which on it is reported.
@@ -31,6 +31,8 @@ pub fn judge(facts: &Facts) -> Vec<Finding> {
     }
     if let Some(status) = &facts.status {
         findings.extend(objects(status));
+        let at_boot = facts.config.as_ref().map(|found| found.config.gateway.role_at_boot);
+        findings.extend(role(status.status.gateway.role, at_boot.unwrap_or_default()));
     }
     findings
 }
@@ -38,6 +40,21 @@ pub fn judge(facts: &Facts) -> Vec<Finding> {
 /// What concerns one connection.
 pub fn of_connection(facts: &Facts, name: &str) -> Vec<Finding> {
     facts.config.as_ref().map_or_else(Vec::new, |config| certificates(config, Some(name)))
+}
+
+/// A role that the hub keeps by itself is in order.
+fn role(role: Role, at_boot: Role) -> Option<Finding> {
+    let message = role.sentence();
+    match role {
+        Role::Active => None,
+        Role::Standby if at_boot == Role::Standby => {
+            Some(Finding::ok(Area::Configuration, "role", Code::Role, message))
+        }
+        Role::Withdrawn | Role::Standby => {
+            let action = "`vpnhub active` to use it again";
+            Some(Finding::warning(Area::Configuration, "role", Code::Role, message, action))
+        }
+    }
 }
 
 fn quotas(config: &Config) -> impl Iterator<Item = Finding> {

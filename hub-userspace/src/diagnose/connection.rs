@@ -10,6 +10,7 @@ use crate::{
         diagnose::{Area, Code, Finding, Severity},
         status::{ConnectionStatus, FullStatus, Health, IpsecStatus, LearnedStatus, RouteStatus, warning},
     },
+    config::STANDBY,
     connection::state::{Health as HealthState, State},
 };
 
@@ -26,7 +27,7 @@ pub fn judge(status: &FullStatus, only: Option<&str>) -> Vec<Finding> {
         for member in connection.members().iter().filter(|one| is_meant(one)) {
             findings.extend(of_member(member, (!connection.tunnels.is_empty()).then_some(connection), &routes));
         }
-        if !connection.tunnels.is_empty() && is_meant(connection) {
+        if !connection.tunnels.is_empty() && is_meant(connection) && !is_standby(connection) {
             findings.extend(routes.judge(connection));
             findings.extend(learned_quota(connection));
         }
@@ -41,13 +42,14 @@ fn of_member(connection: &ConnectionStatus, tunnel_of: Option<&ConnectionStatus>
         // Others carry its traffic.
         Some(all) if all.state.is_up() => found.iter_mut().for_each(Finding::at_most_a_warning),
         Some(_) => {}
+        None if is_standby(connection) => {}
         None => {
             found.extend(routes.judge(connection));
             found.extend(learned_quota(connection));
         }
     }
     // The other conditions matter while it carries traffic.
-    if connection.state != State::AdminDown {
+    if connection.state != State::AdminDown && !is_standby(connection) {
         found.extend(connection.ipsec.iter().flat_map(|ipsec| selectors(connection, ipsec)));
         found.extend(warnings(connection));
     }
@@ -55,6 +57,12 @@ fn of_member(connection: &ConnectionStatus, tunnel_of: Option<&ConnectionStatus>
         found.push(Finding::ok(Area::Connection, &connection.name, Code::ConnectionUp, in_order(connection)));
     }
     found
+}
+
+/// Another hub has its tunnels.
+fn is_standby(connection: &ConnectionStatus) -> bool {
+    let reasons = connection.members().iter().filter_map(|member| member.state_reason.as_deref());
+    reasons.into_iter().any(|reason| reason.starts_with(STANDBY))
 }
 
 fn in_order(connection: &ConnectionStatus) -> String {
@@ -117,6 +125,7 @@ fn of_state(connection: &ConnectionStatus) -> Vec<Finding> {
 
 fn code_of(reason: &str, health: Option<&Health>, ipsec: Option<&IpsecStatus>) -> (Severity, Code) {
     match () {
+        () if reason.starts_with(STANDBY) => (Severity::Ok, Code::Role),
         () if reason.starts_with("healthy again") => (Severity::Warning, Code::HoldDown),
         // A failed check says so after some probes.
         () if reason.ends_with("has not replied yet") => (Severity::Warning, Code::HoldDown),

@@ -33,7 +33,9 @@ use self::{
 };
 pub use self::{
     error::StoreError,
-    object::{Body, Keys, ObjectId, Objects, Op, PolicyRouteId, PolicyRouteKeys, RouteId, RouteKeys, Stored},
+    object::{
+        Body, Keys, ObjectId, Objects, Op, PolicyRouteId, PolicyRouteKeys, RouteId, RouteKeys, Stored, StoredRole,
+    },
     schema::Batch,
     unconfirmed::{SourceText, Unconfirmed},
     write_state::WriteState,

@@ -7,6 +7,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::config::Role;
+
 /// The keys of a named object, as in its table of the configuration file.
 pub type Keys = Map<String, Value>;
 
@@ -136,6 +138,14 @@ pub struct Stored<T> {
     pub value: T,
 }
 
+/// The hub's role as last set by command.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoredRole {
+    pub role: Role,
+    /// The boot of the host in which it was set; `None` if unknown.
+    pub boot: Option<String>,
+}
+
 /// All objects of a store.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Objects {
@@ -149,6 +159,8 @@ pub struct Objects {
     pub policy_routes: BTreeMap<PolicyRouteId, Stored<PolicyRouteKeys>>,
     /// Administrative states by connection, including connections of the files: `true` is up.
     pub admin: BTreeMap<String, bool>,
+    /// `None`: none was ever set.
+    pub role: Option<StoredRole>,
     /// The next object's number.
     pub next_number: u64,
 }
@@ -160,13 +172,15 @@ pub enum Op {
     Delete(ObjectId),
     /// `None` removes the administrative state.
     Admin(String, Option<bool>),
+    Role(StoredRole),
 }
 
 impl Objects {
     pub fn is_empty(&self) -> bool {
-        let Self { segments, customer_gateways, connections, routes, policy_routes, admin, next_number: _ } = self;
+        let Self { segments, customer_gateways, connections, routes, policy_routes, admin, role, next_number: _ } =
+            self;
         let has_named = [segments, customer_gateways, connections].into_iter().any(|named| !named.is_empty());
-        !has_named && routes.is_empty() && policy_routes.is_empty() && admin.is_empty()
+        !has_named && routes.is_empty() && policy_routes.is_empty() && admin.is_empty() && role.is_none()
     }
 
     /// The number of the next object after these writes.
@@ -209,6 +223,7 @@ impl Objects {
             Op::Delete(ObjectId::PolicyRoute(id)) => drop(self.policy_routes.remove(id)),
             Op::Admin(name, Some(up)) => drop(self.admin.insert(name.clone(), *up)),
             Op::Admin(name, None) => drop(self.admin.remove(name)),
+            Op::Role(role) => self.role = Some(role.clone()),
         }
     }
 

@@ -3,7 +3,10 @@
 //! Objects of all kinds share one table: (kind, name) and JSON. A new kind of object therefore needs no new table. It
 //! needs a new schema version, though, because older versions would drop such objects.
 
-use redb::{ReadableDatabase as _, ReadableTable as _, ReadableTableMetadata as _, TableDefinition, WriteTransaction};
+use redb::{
+    ReadableDatabase as _, ReadableTable as _, ReadableTableMetadata as _, TableDefinition, TableError,
+    WriteTransaction,
+};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -27,6 +30,10 @@ const AUDIT: TableDefinition<'static, u64, &[u8]> = TableDefinition::new("audit"
 /// At most one row, `reload`: JSON of an [`Unconfirmed`].
 const UNCONFIRMED: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("unconfirmed");
 const RELOAD: &str = "reload";
+/// At most one row, `role`: JSON of a [`StoredRole`](super::StoredRole). Absent in stores of earlier versions, which
+/// ignore it.
+const ROLE: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("role");
+const HUB: &str = "role";
 
 #[derive(Serialize, Deserialize)]
 struct StoreRow {
@@ -59,6 +66,7 @@ pub(super) fn initialize(database: &redb::Database) -> Result<(), Cause> {
         transaction.open_table(ADMIN).map_err(redb::Error::from)?;
         transaction.open_table(AUDIT).map_err(redb::Error::from)?;
         transaction.open_table(UNCONFIRMED).map_err(redb::Error::from)?;
+        transaction.open_table(ROLE).map_err(redb::Error::from)?;
     }
     transaction.commit().map_err(redb::Error::from)?;
     Ok(())
@@ -103,6 +111,15 @@ pub(super) fn read(database: &redb::Database) -> Result<Contents, Cause> {
     let table = transaction.open_table(UNCONFIRMED).map_err(redb::Error::from)?;
     if let Some(found) = table.get(RELOAD).map_err(redb::Error::from)? {
         contents.unconfirmed = Some(serde_json::from_slice(found.value()).map_err(damaged)?);
+    }
+    match transaction.open_table(ROLE) {
+        Ok(table) => {
+            if let Some(found) = table.get(HUB).map_err(redb::Error::from)? {
+                contents.objects.role = Some(serde_json::from_slice(found.value()).map_err(damaged)?);
+            }
+        }
+        Err(TableError::TableDoesNotExist(_)) => {}
+        Err(error) => return Err(redb::Error::from(error).into()),
     }
     Ok(contents)
 }
@@ -165,6 +182,11 @@ pub(super) fn fill(
             Op::Delete(id) => drop(objects.remove((id.kind(), id.name().as_str())).map_err(redb::Error::from)?),
             Op::Admin(name, Some(up)) => drop(admin.insert(name.as_str(), up).map_err(redb::Error::from)?),
             Op::Admin(name, None) => drop(admin.remove(name.as_str()).map_err(redb::Error::from)?),
+            Op::Role(role) => {
+                let row = serde_json::to_vec(role).map_err(damaged)?;
+                let mut table = transaction.open_table(ROLE).map_err(redb::Error::from)?;
+                drop(table.insert(HUB, row.as_slice()).map_err(redb::Error::from)?);
+            }
         }
     }
     if let Some(entry) = &batch.audit {
@@ -194,15 +216,21 @@ pub(super) fn copy(from: &redb::Database, to: &redb::Database) -> Result<(), Cau
     let (read, write) = (from.begin_read().map_err(redb::Error::from)?, to.begin_write().map_err(redb::Error::from)?);
     macro_rules! copy {
         ($($table:expr),*) => {$({
-            let source = read.open_table($table).map_err(redb::Error::from)?;
-            let mut target = write.open_table($table).map_err(redb::Error::from)?;
-            for entry in source.iter().map_err(redb::Error::from)? {
-                let (key, value) = entry.map_err(redb::Error::from)?;
-                target.insert(key.value(), value.value()).map_err(redb::Error::from)?;
+            match read.open_table($table) {
+                Ok(source) => {
+                    let mut target = write.open_table($table).map_err(redb::Error::from)?;
+                    for entry in source.iter().map_err(redb::Error::from)? {
+                        let (key, value) = entry.map_err(redb::Error::from)?;
+                        target.insert(key.value(), value.value()).map_err(redb::Error::from)?;
+                    }
+                }
+                // Of an earlier version.
+                Err(TableError::TableDoesNotExist(_)) => {}
+                Err(error) => return Err(redb::Error::from(error).into()),
             }
         })*};
     }
-    copy!(META, OBJECTS, ADMIN, AUDIT, UNCONFIRMED);
+    copy!(META, OBJECTS, ADMIN, AUDIT, UNCONFIRMED, ROLE);
     write.commit().map_err(redb::Error::from)?;
     Ok(())
 }

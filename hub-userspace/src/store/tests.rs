@@ -1,6 +1,7 @@
 use serde_json::{Value, json};
 
 use super::*;
+use crate::config::Role;
 
 fn put(number: u64, destination: &str, next_hop: &str) -> Op {
     let id = ObjectId::Route((destination.parse().expect(destination), next_hop.to_owned()));
@@ -50,20 +51,22 @@ fn commits_survive_reopening() {
     for (index, op) in ops.iter().enumerate() {
         store.commit(&batch(vec![op.clone()]), index as u64 + 1).expect("written");
     }
+    let role = StoredRole { role: Role::Withdrawn, boot: Some("b1".into()) };
+    store.commit(&batch(vec![Op::Role(role.clone())]), 4).expect("written");
     let text = |text: &str| vec![SourceText { path: "/etc/a".into(), text: text.into() }];
     let reload = Unconfirmed { before: text("old"), after: text("new") };
     store.commit(&Batch { unconfirmed: Some(Some(reload.clone())), ..Batch::default() }, 9).expect("written");
     drop(store);
     let Opened { mut store, objects, unconfirmed } = open(folder.path());
-    assert_eq!(objects, Objects { next_number: 9, ..all_of(&ops) });
+    assert_eq!(objects, Objects { next_number: 9, role: Some(role.clone()), ..all_of(&ops) });
     assert_eq!(unconfirmed, Some(reload));
-    assert_eq!(store.audit(3).expect("read").len(), 3);
+    assert_eq!(store.audit(9).expect("read").len(), 5);
 
     let gone = [Op::Delete(ObjectId::Connection("a".into())), Op::Admin("a".into(), None)];
     store.commit(&Batch { ops: gone.to_vec(), unconfirmed: Some(None), ..Batch::default() }, 9).expect("written");
     drop(store);
     let Opened { objects, unconfirmed, .. } = open(folder.path());
-    assert_eq!(objects, Objects { next_number: 9, ..all_of(&ops[..2]) });
+    assert_eq!(objects, Objects { next_number: 9, role: Some(role), ..all_of(&ops[..2]) });
     assert_eq!(unconfirmed, None);
 }
 
@@ -149,6 +152,27 @@ fn backup_restores_objects_and_audit_log() {
     let Opened { store, objects, .. } = open(folder.path());
     assert_eq!(objects, all_of(&ops));
     assert_eq!(store.audit(9).expect("read"), [entry("a")]);
+}
+
+#[test]
+fn store_of_version_without_role_is_read_and_copied() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut store = open(folder.path()).store;
+    store.commit(&batch(vec![connection(0, "a")]), 1).expect("written");
+    let Access::Writable(Some(database)) = &store.access else { panic!("{store:?}") };
+    let write = database.begin_write().expect("begun");
+    assert!(write.delete_table(redb::TableDefinition::<&str, &[u8]>::new("role")).expect("there"));
+    write.commit().expect("committed");
+    let bytes = store.backup().expect("copied");
+    drop(store);
+    assert_eq!(open(folder.path()).objects.role, None);
+    fs::write(folder.path().join("default").join(FILE), bytes).expect("put in its place");
+    let Opened { mut store, objects, .. } = open(folder.path());
+    assert_eq!(objects, all_of(&[connection(0, "a")]));
+    let role = StoredRole { role: Role::Standby, boot: None };
+    store.commit(&batch(vec![Op::Role(role.clone())]), 1).expect("written");
+    drop(store);
+    assert_eq!(open(folder.path()).objects.role, Some(role));
 }
 
 /// xorshift64: the same bytes on every machine.

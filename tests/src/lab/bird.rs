@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::Context;
 
@@ -15,7 +16,7 @@ const CLIENT: &str = "/usr/sbin/birdc";
 pub struct Bird {
     place: Namespace,
     socket: PathBuf,
-    _process: Background,
+    process: Background,
 }
 
 impl Bird {
@@ -51,9 +52,27 @@ impl Bird {
         anyhow::ensure!(checked.status.success(), "BIRD rejects {}: {complaint}", file.display());
         let mut command = place.command(DAEMON);
         command.arg("-f").args(arguments).arg("-c").arg(&file).arg("-s").arg(&socket);
-        let bird = Self { place: place.duplicate()?, socket, _process: Background::start(&mut command)? };
+        let bird = Self { place: place.duplicate()?, socket, process: Background::start(&mut command)? };
         retry("BIRD does not answer", || Ok(bird.ask("show status").ok()))?;
         Ok(bird)
+    }
+
+    /// Gives it real-time priority (`chrt`): BFD with short intervals takes a daemon that waits for a CPU for dead.
+    ///
+    /// # Errors
+    /// When this host does not allow it.
+    pub fn real_time(self) -> anyhow::Result<Self> {
+        let set = output(Command::new("chrt").args(["--rr", "-p", "10", &self.process.pid().to_string()]))?;
+        anyhow::ensure!(set.status.success(), "chrt: {}", String::from_utf8_lossy(&set.stderr).trim());
+        Ok(self)
+    }
+
+    /// Kills it as a crash would.
+    ///
+    /// # Errors
+    /// When it had already exited.
+    pub fn kill(self) -> anyhow::Result<()> {
+        self.process.kill()
     }
 
     /// Runs `birdc COMMAND` and returns its output. `command` is separated by blanks.

@@ -31,6 +31,8 @@ pub struct PingReport {
     pub rtt_min: Option<Duration>,
     pub rtt_avg: Option<Duration>,
     pub rtt_max: Option<Duration>,
+    /// Longest time between two answers in a row; `None` with fewer than two.
+    pub longest_gap: Option<Duration>,
     /// Indexes of the lost pings, from 0.
     pub lost: Vec<u16>,
 }
@@ -122,7 +124,7 @@ impl Ping {
     pub fn run(&self, from: &Namespace) -> anyhow::Result<PingReport> {
         let socket = from.enter(|| self.socket())??;
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
-        let mut times = Vec::new();
+        let (mut times, mut longest_gap, mut last) = (Vec::new(), None, None);
         let mut lost = Vec::new();
         for sequence in 0..self.count {
             let sent = Instant::now();
@@ -130,7 +132,11 @@ impl Ping {
                 .send_to(&self.request(id, sequence), SocketAddr::new(self.to, 0))
                 .with_context(|| format!("sending a ping to {} from {}", self.to, from.name()))?;
             match self.answer(&socket, id, sequence, sent + self.timeout)? {
-                Some(received) => times.push(received - sent),
+                Some(received) => {
+                    times.push(received - sent);
+                    longest_gap = last.map(|last| received - last).max(longest_gap);
+                    last = Some(received);
+                }
                 None => lost.push(sequence),
             }
             if sequence + 1 < self.count {
@@ -144,6 +150,7 @@ impl Ping {
             rtt_min: times.iter().min().copied(),
             rtt_avg: (received > 0).then(|| times.iter().sum::<Duration>() / u32::from(received)),
             rtt_max: times.iter().max().copied(),
+            longest_gap,
             lost,
         })
     }

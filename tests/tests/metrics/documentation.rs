@@ -6,7 +6,7 @@ use hub_tests::checkout;
 use hub_userspace::observe::metrics::{FAMILIES, Kind};
 
 /// The names and labels that users rely on; families and labels are added, never changed or removed.
-const CONTRACT: [&str; 30] = [
+const CONTRACT: [&str; 31] = [
     "vpnhub_build_info{version}",
     "vpnhub_connection_up{connection}",
     "vpnhub_connection_admin_up{connection}",
@@ -30,6 +30,7 @@ const CONTRACT: [&str; 30] = [
     "vpnhub_quota_limit{quota}",
     "vpnhub_objects_set_aside",
     "vpnhub_config_last_reload_success",
+    "vpnhub_role{role}",
     "process_cpu_seconds_total",
     "process_resident_memory_bytes",
     "process_open_fds",

@@ -127,6 +127,9 @@ pub fn values() {
     ] {
         assert_value(&text, metric, &[], value);
     }
+    for (role, value) in [("active", 0.0), ("withdrawn", 1.0), ("standby", 0.0)] {
+        assert_value(&text, "vpnhub_role", &[("role", role)], value);
+    }
     for destination in ["10.10.10.0/24", "fd00:10::/64"] {
         for (next_hop, share) in [("ningbo", 0.25), ("shanghai", 0.75)] {
             let labels = [("destination", destination), ("next_hop", next_hop)];

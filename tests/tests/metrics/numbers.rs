@@ -2,6 +2,7 @@
 
 use hub_common::Reason;
 use hub_userspace::{
+    config::Role,
     connection::state::Health,
     datapath::Counters,
     observe::metrics::{
@@ -71,6 +72,7 @@ pub fn scrape() -> Scrape {
         quotas: vec![QuotaScrape { name: "connections", used: 3, limit: 10 }],
         set_aside: 2,
         last_reload_success: true,
+        role: Role::Withdrawn,
         process: Some(ProcessScrape {
             cpu_seconds: 1.5,
             resident_bytes: 80 << 20,

@@ -10,6 +10,7 @@ use std::{
 use hub_tests::model::{self as reference, Interface, World};
 use hub_userspace::{
     config::{
+        Role,
         model::{
             self, Config, Connection, CustomerGateway, DEFAULT_VICI_SOCKET, Gateway, MssClamp, ReversePath, Route,
             SelectorSource, Service, Vpc,
@@ -88,6 +89,7 @@ pub fn inputs(world: &World) -> (Config, HostState, States) {
         address: None,
         vici_socket: DEFAULT_VICI_SOCKET.into(),
         services: Service::defaults(),
+        role_at_boot: Role::Active,
     };
     let anybody = CustomerGateway { address: IpAddr::V4(Ipv4Addr::new(198, 51, 100, 1)).into() };
     let config = Config {
@@ -102,6 +104,7 @@ pub fn inputs(world: &World) -> (Config, HostState, States) {
         connections: connections.collect(),
         routes: routes.collect(),
         policy_routes: policy_routes.collect(),
+        role: Role::Active,
         provenance: std::sync::Arc::default(),
     };
     let state = |up| if up { State::Up } else { State::Down };

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     agent::{Transition, effect::Settled, event::Event},
-    config::{Config, difference::Difference, show},
+    config::{Config, Role, difference::Difference, show},
     connection::memory::Clock,
     datapath::{AttachMode, Inherited},
     health::HealthReport,
@@ -44,6 +44,9 @@ pub struct RecordingHeader {
     pub since_boot: Duration,
     /// As printed by `vpnhub config show`: secrets are in separate files and not included.
     pub config: String,
+    /// Absent in recordings of earlier versions.
+    #[serde(default)]
+    pub role: Role,
     pub inherited: Inherited,
     pub host: HostChange,
 }
@@ -63,6 +66,7 @@ impl RecordingHeader {
             attach,
             since_boot: clock.since_boot(now),
             config: show(config),
+            role: config.role,
             inherited: inherited.clone(),
             host: HostChange::between(&HostState::default(), host),
         }

@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use super::format::{Line, RecordedEvent, RecordingHeader, VERSION};
 use crate::{
     agent::{Transition, event::Event},
-    config::{Config, parse},
+    config::{Config, Role, parse},
     ipsec::{vici::tunnels::Tunnels, xfrm},
     kernel::netlink::{HostState, KernelHop, KernelHops},
 };
@@ -37,8 +37,8 @@ pub fn read(text: &str) -> Result<Recorded, String> {
     let header: RecordingHeader = line(number, first)?;
     let mut host = HostState::default();
     header.host.apply(&mut host);
-    let config = config(number, &header.config)?;
-    let mut decoder = Decoder { host: host.clone(), tunnels: Tunnels::default() };
+    let config = config(number, &header.config, header.role)?;
+    let mut decoder = Decoder { role: header.role, host: host.clone(), tunnels: Tunnels::default() };
     let mut events = Vec::new();
     for (number, text) in lines {
         let Line { at, event } = line(number, text)?;
@@ -51,12 +51,14 @@ fn line<T: DeserializeOwned>(number: usize, text: &str) -> Result<T, String> {
     serde_json::from_str(text).map_err(|error| format!("line {number} of the recording is invalid: {error}"))
 }
 
-fn config(number: usize, text: &str) -> Result<Config, String> {
-    let parsed = parse(text).map(|(config, _)| config);
+fn config(number: usize, text: &str, role: Role) -> Result<Config, String> {
+    let parsed = parse(text).map(|(config, _)| Config { role, ..config });
     parsed.map_err(|errors| format!("line {number} of the recording has a configuration with errors: {errors:?}"))
 }
 
 struct Decoder {
+    /// No part of the texts.
+    role: Role,
     host: HostState,
     tunnels: Tunnels,
 }
@@ -84,7 +86,8 @@ impl Decoder {
                 Event::Learned(changes.into_iter().map(change).collect())
             }
             RecordedEvent::Change { difference, config: text } => {
-                let config = text.map(|text| config(number, &text)).transpose()?.map(Arc::new);
+                self.role = difference.role.unwrap_or(self.role);
+                let config = text.map(|text| config(number, &text, self.role)).transpose()?.map(Arc::new);
                 Event::Change(Arc::new(Transition { difference, config }))
             }
             RecordedEvent::Secrets => Event::Secrets,

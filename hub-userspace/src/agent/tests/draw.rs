@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     config::{
-        Config,
+        Config, Role,
         model::{Connection, Route},
         parse,
     },
@@ -145,7 +145,13 @@ pub fn config(random: &mut SmallRng) -> Config {
     if random.random_bool(0.7) {
         text += &policy_routes(random, &names.iter().map(|(site, _)| *site).collect::<Vec<_>>());
     }
-    parse(&text).unwrap_or_else(|errors| panic!("{text}\n{errors:#?}")).0
+    let mut config = parse(&text).unwrap_or_else(|errors| panic!("{text}\n{errors:#?}")).0;
+    config.role = role(random);
+    config
+}
+
+fn role(random: &mut SmallRng) -> Role {
+    *[Role::Active, Role::Active, Role::Withdrawn, Role::Standby].choose(random).expect("there are some")
 }
 
 /// Some policy routes, often several with the same prefixes.
@@ -184,6 +190,9 @@ fn policy_routes(random: &mut SmallRng, sites: &[usize]) -> String {
 pub fn reroute(random: &mut SmallRng, config: &Config) -> Config {
     let mut config = config.clone();
     config.routes.retain(|_| random.random_bool(0.7));
+    if random.random_bool(0.2) {
+        config.role = role(random);
+    }
     for route in &mut config.routes {
         if random.random_bool(0.2) {
             route.weight = *[0, 20, 50, 100].choose(random).expect("there are some");

@@ -24,7 +24,7 @@ pub use self::{
     without_agent::{RunningConnectionStatus, RunningInterfaceStatus, WithoutAgent},
 };
 use crate::{
-    config::{Confirmation, Origin, SetAside},
+    config::{Confirmation, Origin, Role, SetAside},
     connection::state::State,
     datapath::Counters,
     ipsec::{
@@ -148,6 +148,9 @@ pub struct GatewayStatus {
     /// Inode of the agent's network namespace (`/proc/PID/ns/net`).
     #[serde(default)]
     pub network_namespace: Option<u64>,
+    /// Whether it publishes routes and has its tunnels.
+    #[serde(default)]
+    pub role: Role,
 }
 
 /// The VPC side.

@@ -54,7 +54,7 @@ pub struct InForce {
 pub enum ProposedChange {
     /// No effect on the configuration in force.
     Nothing,
-    /// Only routes or `enabled` of connections differ: see [`Config::apply`].
+    /// Only routes, the role or `enabled` of connections differ: see [`Config::apply`].
     Small(Difference),
     Whole(Box<Config>),
 }

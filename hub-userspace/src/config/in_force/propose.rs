@@ -10,6 +10,7 @@ use super::{
         difference::{ChangedRoute, Difference},
         model::{DEFAULT_WEIGHT, Route},
         provenance::Origin,
+        role::Role,
         tunnels::{connection_of, member_name, tunnel_of},
     },
     AddRoute, Admin, DeleteRoute, InForce, Next, ObjectChange, ProposeError, ProposedChange, PutMode, PutObject,
@@ -18,7 +19,7 @@ use super::{
     stored,
     unite::unite,
 };
-use crate::store::{Body, Keys, ObjectId, Op, RouteId, RouteKeys, Stored};
+use crate::store::{Body, Keys, ObjectId, Op, RouteId, RouteKeys, Stored, StoredRole};
 
 impl InForce {
     /// Validates a change without applying it.
@@ -238,6 +239,23 @@ impl InForce {
         let state = |up: bool| json!(if up { "up" } else { "down" });
         (proposal.before, proposal.after) = (state(!up), state(*up));
         Ok(proposal)
+    }
+
+    /// Changes the hub's role. `stored` is the one to store, if it is to be stored.
+    pub fn propose_role(&self, (from, to): (Role, Role), stored: Option<StoredRole>) -> ValidatedChange {
+        let role = |role: Role| json!(role.name());
+        let stored = stored.filter(|stored| self.objects.role.as_ref() != Some(stored));
+        let (before, after) = match (&stored, &self.objects.role) {
+            (Some(stored), was) => (was.as_ref().map_or(Value::Null, |was| role(was.role)), role(stored.role)),
+            (None, _) => (role(from), role(to)),
+        };
+        let change = match from == to {
+            true => ProposedChange::Nothing,
+            false => ProposedChange::Small(Difference { role: Some(to), ..Difference::default() }),
+        };
+        let ops = stored.into_iter().map(Op::Role).collect();
+        let object = "role".to_owned();
+        ValidatedChange { change, ops, warnings: Vec::new(), object, before, after, next: Next::Nothing }
     }
 
     /// The administrative state in a connection's definition, even if the connection is set aside.

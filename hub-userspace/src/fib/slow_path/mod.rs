@@ -98,7 +98,7 @@ pub fn entries_of(
         return none();
     }
     let GroupAction { action, is_revoked } = action(&members);
-    let is_published = rib.is_published(destination) && !is_revoked;
+    let is_published = config.role.publishes() && rib.is_published(destination) && !is_revoked;
     let published_to = is_published.then(|| publish_table(config));
     // The backstop always exists: when an interface is removed, the kernel drops its routes before we get the event.
     // Traffic to a site must not leave unprotected by a less specific route or the default route.

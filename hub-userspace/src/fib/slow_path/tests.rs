@@ -3,7 +3,7 @@ use std::collections::BTreeSet;
 use super::*;
 use crate::{
     config::{
-        self,
+        self, Role,
         model::{Route, Vpc},
     },
     connection::state::{State, States},
@@ -109,6 +109,8 @@ fn destination_has_same_route_keys_in_every_state() {
         ("not published", Some(false), here, own, [own, backstop, none]),
         ("published", Some(true), here, own, [none, backstop, own]),
         ("published, but revoked", Some(true), here, own, [own, backstop, none]),
+        ("published, but withdrawn", Some(true), here, own, [own, backstop, none]),
+        ("published elsewhere, but standby", Some(true), elsewhere, own, [own, backstop, none]),
         ("published elsewhere", Some(true), elsewhere, own, [own, backstop, own]),
         ("published, but down", Some(true), here, none, [none, backstop, none]),
         ("down", Some(false), here, none, [none, backstop, none]),
@@ -121,6 +123,11 @@ fn destination_has_same_route_keys_in_every_state() {
             .map(|publish| Route { destination, next_hop: "a".to_owned(), weight: 100, publish })
             .into_iter()
             .collect();
+        config.role = match () {
+            () if case.ends_with("withdrawn") => Role::Withdrawn,
+            () if case.ends_with("standby") => Role::Standby,
+            () => Role::Active,
+        };
         let rib = Rib::build(&config, &HostState::default());
         let keys = [(254, INTERNAL_METRIC), (254, BACKSTOP_METRIC), (table, METRIC)].map(|(table, metric)| RouteKey {
             table,

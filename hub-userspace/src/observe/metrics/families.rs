@@ -6,7 +6,7 @@ use hub_common::Reason;
 use prometheus_client::{metrics::MetricType, registry::Unit};
 
 use super::{ConnectionScrape, ProcessScrape, Scrape, encode::Samples, shares};
-use crate::{connection::state::Health, datapath::Counters};
+use crate::{config::Role, connection::state::Health, datapath::Counters};
 
 static BYTES: Unit = Unit::Bytes;
 static SECONDS: Unit = Unit::Seconds;
@@ -78,7 +78,7 @@ impl Family {
 type SampleWriter = fn(&Scrape, &mut Samples<'_>) -> fmt::Result;
 
 /// All families, in the order of the text.
-pub static FAMILIES: [Family; 41] = [
+pub static FAMILIES: [Family; 42] = [
     Family {
         kind: Kind::Info,
         ..Family::gauge("vpnhub_build", "Version of the agent.", |_, out| {
@@ -271,6 +271,12 @@ pub static FAMILIES: [Family; 41] = [
         "1 if the last reload succeeded, or there was none.",
         |scrape, out| out.gauge(&[], scrape.last_reload_success.into()),
     ),
+    Family::gauge("vpnhub_role", "1 for the role of the hub: active, withdrawn or standby.", |scrape, out| {
+        [Role::Active, Role::Withdrawn, Role::Standby]
+            .into_iter()
+            .try_for_each(|role| out.gauge(&[("role", role.name())], (role == scrape.role).into()))
+    })
+    .by(&["role"]),
     Family::counter("process_cpu", "User and system CPU time of the agent.", |scrape, out| {
         process(scrape, |process| out.real_count(&[], process.cpu_seconds))
     })

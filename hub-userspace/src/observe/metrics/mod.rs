@@ -12,7 +12,7 @@ pub use self::{
     families::{FAMILIES, Family, Kind},
     process::ProcessScrape,
 };
-use crate::{connection::state::Health, datapath::Counters};
+use crate::{config::Role, connection::state::Health, datapath::Counters};
 
 /// The numbers of one scrape.
 #[derive(Debug, Default)]
@@ -38,6 +38,7 @@ pub struct Scrape {
     /// Number of the store's objects that are not in force.
     pub set_aside: usize,
     pub last_reload_success: bool,
+    pub role: Role,
     /// `None` if /proc cannot be read.
     pub process: Option<ProcessScrape>,
 }

@@ -312,6 +312,16 @@ impl IpsecLab {
         text
     }
 
+    /// Kills the agent as a crash would, and starts it again.
+    ///
+    /// # Errors
+    /// When it does not run, or does not start.
+    pub fn restart_agent(self) -> anyhow::Result<Self> {
+        let files = self.agent.kill()?;
+        let agent = AgentCommand::new(super::agent_binary()).start_in(&self.world[HUB], files)?;
+        Ok(Self { agent, ..self })
+    }
+
     /// The office of a place.
     ///
     /// # Panics

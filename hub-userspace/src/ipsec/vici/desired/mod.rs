@@ -98,9 +98,12 @@ pub enum Unload {
 }
 
 impl DesiredState {
-    /// Reads the files referenced by the configuration.
+    /// Reads the files referenced by the configuration. A standby hub desires nothing.
     pub fn of(config: &Config) -> Self {
         let mut desired = Self::default();
+        if !config.role.has_tunnels() {
+            return desired;
+        }
         for tunnel in config.tunnels() {
             if let Err(problem) = desired.add(&tunnel) {
                 desired.problems.insert(tunnel.name.to_owned(), problem);

@@ -3,6 +3,7 @@
 use std::{fs, os::unix::fs::PermissionsExt as _};
 
 use super::*;
+use crate::config::Role;
 
 const SECRET: &str = "not-for-logs-0123456789";
 
@@ -54,6 +55,22 @@ fn commands(after: &DesiredState, before: &DesiredState) -> Vec<String> {
 fn actions(desired: &DesiredState) -> [Option<&str>; 4] {
     let child = desired.connections["vpnhub-a"].section("children").and_then(|all| all.section("vpnhub-a"));
     ["per_cpu_sas", "start_action", "dpd_action", "close_action"].map(|key| child.and_then(|child| child.value(key)))
+}
+
+#[test]
+fn standby_hub_desires_nothing_and_unloads_all() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut config = config(folder.path(), "");
+    let active = DesiredState::of(&config);
+    config.role = Role::Withdrawn;
+    assert_eq!(DesiredState::of(&config), active);
+    config.role = Role::Standby;
+    let standby = DesiredState::of(&config);
+    assert!(standby.is_empty());
+    assert_eq!(commands(&standby, &active), ["unload-conn vpnhub-a", "unload-shared vpnhub-a"]);
+    // Even without its secret: nothing is read.
+    fs::remove_file(folder.path().join("psk")).expect("there");
+    assert!(DesiredState::of(&config).problems.is_empty());
 }
 
 #[test]

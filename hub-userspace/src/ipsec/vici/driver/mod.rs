@@ -110,6 +110,7 @@ fn without_routes(config: &Config) -> Arc<Config> {
         connections,
         routes: _,
         policy_routes: _,
+        role,
         provenance,
     } = config;
     Arc::new(Config {
@@ -124,6 +125,7 @@ fn without_routes(config: &Config) -> Arc<Config> {
         connections: connections.clone(),
         routes: Vec::new(),
         policy_routes: Vec::new(),
+        role: *role,
         provenance: Arc::clone(provenance),
     })
 }

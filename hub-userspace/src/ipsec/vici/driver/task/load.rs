@@ -19,6 +19,7 @@ use super::{
     super::retries::Lack,
     DriverTask,
 };
+use crate::config::Role;
 
 /// Objects that are sent to charon before its answers are read: fewer wake-ups of both. Changes of tunnels wait for so
 /// many.
@@ -50,7 +51,7 @@ impl DriverTask {
         let connections = session.request("get-conns", &nothing).await?.list("conns").to_vec();
         let secrets = session.request("get-shared", &nothing).await?.list("keys").to_vec();
         for leftover in self.desired.leftovers(&connections, &secrets) {
-            unload(session, leftover).await?;
+            unload(session, leftover, self.config.role).await?;
         }
         Ok(())
     }
@@ -105,12 +106,14 @@ impl DriverTask {
             self.publish();
         }
         for gone in unloads {
-            unload(session, gone).await?;
+            unload(session, gone, self.config.role).await?;
             self.absorb(session)?;
             self.publish();
         }
         let config = &self.config;
-        self.retries.retain(|name| config.connections.get(name).is_some_and(|found| found.ipsec.is_some()));
+        self.retries.retain(|name| {
+            config.role.has_tunnels() && config.connections.get(name).is_some_and(|found| found.ipsec.is_some())
+        });
         Ok(())
     }
 
@@ -171,7 +174,7 @@ impl DriverTask {
     }
 }
 
-async fn unload(session: &mut Session, unload: Unload) -> Result<(), SessionError> {
+async fn unload(session: &mut Session, unload: Unload, role: Role) -> Result<(), SessionError> {
     match unload {
         Unload::Secret(name) => tolerate(session.request("unload-shared", &Message::default().with("id", name)).await),
         Unload::Connection(name) => {
@@ -179,7 +182,8 @@ async fn unload(session: &mut Session, unload: Unload) -> Result<(), SessionErro
             let unload = Message::default().with("name", &name);
             tolerate(session.request("unload-conn", &unload).await)?;
             let shown = connection_of(&name).unwrap_or(&name).to_owned();
-            info!(name: "sa_closed", connection = shown, "its SAs are closed: its [ipsec] section was removed");
+            let why = if role.has_tunnels() { "its [ipsec] section was removed" } else { "this hub is standby" };
+            info!(name: "sa_closed", connection = shown, "its SAs are closed: {why}");
             let terminate = Message::default().with("ike", name).with("timeout", "-1");
             // There may be no SA to terminate.
             match session.request("terminate", &terminate).await {

@@ -133,7 +133,7 @@ impl DriverTask {
     pub async fn run(mut self) {
         let mut wait = FIRST_WAIT;
         loop {
-            if self.desired.is_empty() {
+            if !self.needs_charon() {
                 self.lost = None;
                 self.table.clear();
                 self.publish();
@@ -294,7 +294,7 @@ impl DriverTask {
                     self.retry(session).await?;
                 }
             }
-            if self.desired.is_empty() || self.config.gateway.vici_socket != socket {
+            if !self.needs_charon() || self.config.gateway.vici_socket != socket {
                 return Ok(());
             }
             self.publish();
@@ -305,8 +305,16 @@ impl DriverTask {
         }
     }
 
+    /// Whether charon has, or may have, connections of the configuration: a standby hub has none left there.
+    fn needs_charon(&self) -> bool {
+        !self.desired.is_empty() || (!self.config.role.has_tunnels() && self.config.tunnels().next().is_some())
+    }
+
     /// Connections that the hub initiates and that are not up.
     fn initiated(&self) -> BTreeSet<String> {
+        if !self.config.role.has_tunnels() {
+            return BTreeSet::new();
+        }
         let tunnels = self.config.tunnels().filter(|tunnel| tunnel.ipsec.start == StartAction::Start);
         let down = tunnels.filter(|tunnel| !self.table.is_up(&name_of(tunnel.name)));
         down.map(|tunnel| tunnel.name.to_owned()).collect()

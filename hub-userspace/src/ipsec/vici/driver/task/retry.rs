@@ -25,7 +25,7 @@ impl DriverTask {
     /// Schedules the next attempt for a tunnel in this state.
     pub(super) fn set_retry(&mut self, name: &str, state: &Tunnel) {
         let lack = match self.config.tunnel(name) {
-            Some(tunnel) if tunnel.ipsec.start == StartAction::Start => {
+            Some(tunnel) if tunnel.ipsec.start == StartAction::Start && self.config.role.has_tunnels() => {
                 // charon is already initiating it.
                 if state.ike.as_deref() == Some("CONNECTING") {
                     return;
