@@ -10,6 +10,7 @@ mod objects;
 mod packets;
 mod pcapng;
 mod policy_routes;
+mod run;
 mod status;
 mod store;
 pub mod table;
@@ -25,35 +26,31 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand, ValueEnum};
-use sd_notify::NotifyState;
 use serde::Serialize;
-use tokio::{
-    signal::unix::{SignalKind, signal},
-    sync::mpsc,
-};
 
 use self::{
-    background::{notify, reload_on, report_suppressed},
+    background::report_suppressed,
     log::LogFormat,
     objects::{ConnectionCommand, CustomerGatewayCommand, RouteCommand, SegmentCommand},
     packets::{CaptureArgs, MonitorArgs},
     policy_routes::PolicyRouteCommand,
+    run::serve,
     store::StoreCommand,
     top::TopArgs,
     trace::TraceArguments,
 };
 use crate::{
-    agent::{Agent, guard, process},
-    api::{AppState, Client, MetricsListener, ScrapeLock, Socket, TraceLoad, router},
+    agent::{guard, process},
+    api::Client,
     config::{
         Config,
         check::{self, CheckFormat},
         load, parse_duration,
     },
-    config_manager::{Changed, ConfigManager, InitialConfig},
+    config_manager::{Changed, InitialConfig},
     datapath::{AttachMode, Instance},
     peer_config,
-    rate_limit::{LogLimit, UNLIMITED},
+    rate_limit::LogLimit,
     store::{DEFAULT_DIRECTORY, StoreError},
 };
 
@@ -362,56 +359,4 @@ fn changed(changed: &Changed, output: Output) -> Result<String> {
         eprintln!("warning: {warning}");
     }
     Ok(changed.message.clone() + "\n")
-}
-
-/// Runs the agent until SIGINT or SIGTERM.
-async fn serve(
-    config: &Path,
-    state: &Path,
-    attach: AttachMode,
-    instance: &Instance,
-    record: Option<&Path>,
-    plain_table: bool,
-    socket: PathBuf,
-) -> Result<()> {
-    // From here on a signal ends the agent, but not in the middle of its start.
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot handle SIGINT")?;
-    let mut terminate = signal(SignalKind::terminate()).context("cannot handle SIGTERM")?;
-    let hangup = signal(SignalKind::hangup()).context("cannot handle SIGHUP")?;
-
-    process::prepare();
-    let mut socket = Socket::open(&socket)?;
-    let mut start = InitialConfig::open(config, state, instance.as_str())?;
-    start
-        .warnings
-        .iter()
-        .for_each(|warning| tracing::warn!(name: "configuration_warning", target: UNLIMITED, "{warning}"));
-    let agent = Box::pin(Agent::start(start.take_config(), attach, instance, plain_table, record)).await?;
-    let (sender, requests) = mpsc::channel(16);
-    let (orders, taken) = mpsc::channel(16);
-    let manager = ConfigManager::new(start, sender.clone());
-    let state = AppState {
-        agent: sender,
-        changes: orders.clone(),
-        events: agent.events(),
-        packets: agent.packets(),
-        store: manager.write_state(),
-        reloads: manager.reload_state(),
-        scrapes: ScrapeLock::default(),
-        metrics: MetricsListener::default(),
-        trace: TraceLoad::new(agent.live_tables()),
-    };
-    tokio::spawn(manager.run(taken));
-    state.metrics.serve(agent.metrics_address(), state.clone());
-    socket.serve(router(state));
-    tokio::spawn(reload_on(hangup, orders));
-    notify(&[NotifyState::Ready]);
-    let shutdown = async {
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-        }
-        notify(&[NotifyState::Stopping]);
-    };
-    Box::pin(agent.run(requests, shutdown)).await
 }

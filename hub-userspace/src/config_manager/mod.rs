@@ -9,6 +9,7 @@ mod answer;
 mod confirm;
 mod reload_state;
 mod role;
+mod stopwatch;
 
 use std::{
     path::Path,
@@ -32,6 +33,7 @@ use self::{
     answer::{GRACE, RELEASING, SETTLING, concerning},
     confirm::Trial,
     role::NextRole,
+    stopwatch::Stopwatch,
 };
 use crate::{
     agent::{Request, Snapshot, Transition},
@@ -394,21 +396,5 @@ impl ConfigManager {
             more => format!(" and {more} more"),
         };
         Some(format!("{name} still carries {first}{more}: no other next hop is up; help: add a route via another one"))
-    }
-}
-
-/// Measures consecutive phases.
-struct Stopwatch(Instant);
-
-impl Stopwatch {
-    fn start() -> Self {
-        Self(Instant::now())
-    }
-
-    /// Milliseconds since the last call.
-    fn lap(&mut self) -> f64 {
-        let now = Instant::now();
-        let lap = now - std::mem::replace(&mut self.0, now);
-        lap.as_secs_f64() * 1000.0
     }
 }

@@ -125,7 +125,7 @@ impl Ping {
         let socket = from.enter(|| self.socket())??;
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
         let (mut times, mut longest_gap, mut last) = (Vec::new(), None, None);
-        let mut lost = Vec::new();
+        let mut unanswered = Vec::new();
         for sequence in 0..self.count {
             let sent = Instant::now();
             socket
@@ -137,7 +137,7 @@ impl Ping {
                     longest_gap = last.map(|last| received - last).max(longest_gap);
                     last = Some(received);
                 }
-                None => lost.push(sequence),
+                None => unanswered.push(sequence),
             }
             if sequence + 1 < self.count {
                 std::thread::sleep(self.interval.saturating_sub(sent.elapsed()));
@@ -151,7 +151,7 @@ impl Ping {
             rtt_avg: (received > 0).then(|| times.iter().sum::<Duration>() / u32::from(received)),
             rtt_max: times.iter().max().copied(),
             longest_gap,
-            lost,
+            lost: unanswered,
         })
     }
 

@@ -42,6 +42,8 @@ pub fn is_ethernet(name: &str) -> bool {
     !name.starts_with("tun")
 }
 
+const SEGMENTS: [&str; 4] = ["vpc", "default", "s0", "s1"];
+
 pub fn config(random: &mut SmallRng) -> Config {
     let mut text =
         format!("[gateway]\nname = \"hub\"\naddress = \"203.0.113.1\"\nspoke_to_spoke = {}\n", random.random_bool(0.8));
@@ -55,8 +57,7 @@ pub fn config(random: &mut SmallRng) -> Config {
         write!(text, "[learn]\ntable = {table}\nmax_per_connection = {most}\n").unwrap();
     }
     for segment in ["s0", "s1"] {
-        let listed = ["vpc", "default", "s0", "s1"].into_iter().filter(|_| random.random_bool(0.5));
-        let listed: Vec<_> = listed.collect();
+        let listed: Vec<_> = SEGMENTS.into_iter().filter(|_| random.random_bool(0.5)).collect();
         write!(text, "[segment.{segment}]\nreaches = {listed:?}\n").unwrap();
     }
     // One site, because its connections share prefixes.
@@ -145,9 +146,8 @@ pub fn config(random: &mut SmallRng) -> Config {
     if random.random_bool(0.7) {
         text += &policy_routes(random, &names.iter().map(|(site, _)| *site).collect::<Vec<_>>());
     }
-    let mut config = parse(&text).unwrap_or_else(|errors| panic!("{text}\n{errors:#?}")).0;
-    config.role = role(random);
-    config
+    let (config, _) = parse(&text).unwrap_or_else(|errors| panic!("{text}\n{errors:#?}"));
+    Config { role: role(random), ..config }
 }
 
 fn role(random: &mut SmallRng) -> Role {
