@@ -4,6 +4,8 @@
 //! for the hub itself only. Inconsistent packets are dropped, and so are packets that the kernel would parse
 //! differently.
 
+use core::mem::MaybeUninit;
+
 use hub_common::{
     Reason,
     maps::{Attachment, Vlan},
@@ -191,7 +193,23 @@ fn vlan_of<F: Frame>(frame: &F, before: u16, control: u16) -> Result<u16, Refusa
 /// Parses the IP header.
 #[inline(always)]
 pub fn packet<A: Address + ParseIp, F: Frame>(frame: &F, start: Start) -> Result<Packet<A>, Refusal> {
-    A::parse(frame, start.offset)
+    let packet = A::parse(frame, start.offset)?;
+    Ok(Packet { offset: unknown(start.offset), ..packet })
+}
+
+/// The same offset, of which the verifier knows no more than the bounds of a byte. Otherwise it would check all later
+/// stages anew for each number of tags.
+#[inline(always)]
+fn unknown(offset: usize) -> usize {
+    // The verifier knows what is in a word of the stack, but not what is in the middle of it
+    // (`check_stack_read_fixed_off`, `kernel/bpf/verifier.c`).
+    const MIDDLE: usize = 4;
+    let mut word = MaybeUninit::<u64>::uninit();
+    // SAFETY: both accesses are within the word. Volatile: otherwise the compiler leaves the word out.
+    unsafe {
+        word.as_mut_ptr().write_volatile(((offset as u64) << (MIDDLE * 8)).to_le());
+        usize::from(word.as_ptr().cast::<u8>().add(MIDDLE).read_volatile())
+    }
 }
 
 /// How far the packet may go. A unicast packet in a multicast or broadcast frame is dropped (RFC 1122 section 3.3.6).
@@ -255,7 +273,7 @@ impl ParseIp for V4 {
     #[inline(always)]
     fn ports<F: Frame>(packet: &Packet<Self>, frame: &F) -> u32 {
         match frame.at::<Ipv4>(packet.offset) {
-            Some(header) if u16::from_be_bytes(header.fragment) & FRAGMENT == 0 => ports(packet, frame),
+            Some(header) if u16::from_be_bytes(header.fragment) & FRAGMENT == 0 => packet.ports(frame),
             _ => 0,
         }
     }
@@ -289,20 +307,27 @@ impl ParseIp for V6 {
     /// packets of such a flow, and all fragments of a packet, have that header.
     #[inline(always)]
     fn ports<F: Frame>(packet: &Packet<Self>, frame: &F) -> u32 {
-        ports(packet, frame)
+        packet.ports(frame)
+    }
+}
+
+impl<A> Packet<A> {
+    #[inline(always)]
+    fn ports<F: Frame>(&self, frame: &F) -> u32 {
+        ports(frame, self.protocol, self.offset, self.header_length, self.length)
     }
 }
 
 /// The ports of a transport header directly after the IP header, if the protocol has ports and the packet contains
-/// them.
+/// them, otherwise 0. `offset`: of the IP header.
 #[inline(always)]
-fn ports<A, F: Frame>(packet: &Packet<A>, frame: &F) -> u32 {
+pub fn ports<F: Frame>(frame: &F, protocol: u8, offset: usize, header_length: usize, length: usize) -> u32 {
     const DCCP: u8 = 33;
     const SCTP: u8 = 132;
     const UDP_LITE: u8 = 136;
-    match packet.protocol {
-        TCP | UDP | DCCP | SCTP | UDP_LITE if packet.length >= packet.header_length + 4 => {
-            frame.at::<[u8; 4]>(packet.offset + packet.header_length).map_or(0, |ports| u32::from_be_bytes(*ports))
+    match protocol {
+        TCP | UDP | DCCP | SCTP | UDP_LITE if length >= header_length + 4 => {
+            frame.at::<[u8; 4]>(offset + header_length).map_or(0, |ports| u32::from_be_bytes(*ports))
         }
         _ => 0,
     }

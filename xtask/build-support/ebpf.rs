@@ -14,6 +14,10 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, anyhow, bail};
+use object::{
+    build::elf::{Builder, SectionData},
+    elf::SHT_STRTAB,
+};
 use record::{Record, TOOLCHAIN_VARIABLE, cache_dir};
 
 /// Builds the binary of `package`, which is in `dir` below the workspace, and copies it to `OUT_DIR`
@@ -61,7 +65,38 @@ fn try_build(package: &str, dir: &str) -> Result<()> {
     aya_build::build_ebpf(
         [aya_build::Package { name: package, root_dir, ..Default::default() }],
         aya_build::Toolchain::Custom(&record.toolchain),
-    )
+    )?;
+    strip_debug_info(&out_dir()?)
+}
+
+fn out_dir() -> Result<PathBuf> {
+    env::var_os("OUT_DIR").map(PathBuf::from).context("cargo sets OUT_DIR for build scripts")
+}
+
+/// Removes the DWARF sections of all objects in `dir`, which are most of their bytes. The kernel and aya read BTF, which
+/// stays, and which the linker makes of the same debug information.
+fn strip_debug_info(dir: &Path) -> Result<()> {
+    for entry in dir.read_dir()? {
+        let path = entry?.path();
+        if !path.is_file() {
+            continue;
+        }
+        let data = fs::read(&path)?;
+        let mut elf = Builder::read(&*data).with_context(|| path.display().to_string())?;
+        for section in &mut elf.sections {
+            section.delete = section.name.starts_with(b".debug_") || section.name.starts_with(b".rel.debug_");
+        }
+        elf.delete_orphan_symbols();
+        // LLVM writes the sections' names into .strtab; the builder writes them only into a section of their own.
+        let names = elf.sections.add();
+        names.name = b".shstrtab"[..].into();
+        names.sh_type = SHT_STRTAB;
+        names.data = SectionData::SectionString;
+        let mut stripped = Vec::new();
+        elf.write(&mut stripped).with_context(|| path.display().to_string())?;
+        fs::write(&path, stripped)?;
+    }
+    Ok(())
 }
 
 /// The record of `cargo xtask setup`.
@@ -89,7 +124,7 @@ fn toolchain() -> Result<Record> {
 /// aya-build takes `OUT_DIR/aya-build/target/<package>`, and `OUT_DIR` changes with the embedding crate's
 /// features: each would compile `core` again, for nearly a minute. A symbolic link in that place shares it.
 fn share_target_dir(package: &str) -> Result<()> {
-    let out = PathBuf::from(env::var_os("OUT_DIR").context("OUT_DIR")?);
+    let out = out_dir()?;
     // <target>/<profile>/build/<crate>-<hash>/out
     let shared = out.ancestors().nth(3).context("OUT_DIR is not below a profile directory")?.join("ebpf");
     let link = out.join("aya-build/target").join(package);

@@ -72,7 +72,7 @@ pub trait Frame {
 
     /// [`ports::transport`](crate::policy::ports::transport) of this frame, through a function that the verifier checks
     /// separately.
-    fn transport(&self, offset: u32, length: u32, known: u32, ports: u32) -> u64;
+    fn transport(&self, offset: u32, length: u32, known: u32) -> u64;
 
     /// Whether an IP packet of this length, or each segment of it, fits the next hop's MTU.
     fn fits(&mut self, length: usize, next_hop: &NextHop) -> bool;

@@ -195,8 +195,8 @@ impl Frame for SkbFrame {
     }
 
     #[inline(always)]
-    fn transport(&self, offset: u32, length: u32, known: u32, ports: u32) -> u64 {
-        ports_transport_tc(self.skb(), offset, length, known, ports)
+    fn transport(&self, offset: u32, length: u32, known: u32) -> u64 {
+        ports_transport_tc(self.skb(), offset, length, known)
     }
 
     #[inline(always)]
@@ -335,8 +335,8 @@ impl Frame for SkbFrame {
 
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn ports_transport_tc(skb: *mut __sk_buff, offset: u32, length: u32, known: u32, ports: u32) -> u64 {
-    ports::transport(&SkbFrame { context: TcContext::new(skb) }, offset, length, known, ports)
+extern "C" fn ports_transport_tc(skb: *mut __sk_buff, offset: u32, length: u32, known: u32) -> u64 {
+    ports::transport(&SkbFrame { context: TcContext::new(skb) }, offset, length, known)
 }
 
 /// Returns 0: the verifier requires a number.

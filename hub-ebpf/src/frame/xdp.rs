@@ -86,8 +86,8 @@ impl Frame for XdpFrame {
     fn set_hash(&mut self, _hash: u32) {}
 
     #[inline(always)]
-    fn transport(&self, offset: u32, length: u32, known: u32, ports: u32) -> u64 {
-        ports_transport_xdp(self.context.ctx, offset, length, known, ports)
+    fn transport(&self, offset: u32, length: u32, known: u32) -> u64 {
+        ports_transport_xdp(self.context.ctx, offset, length, known)
     }
 
     #[inline(always)]
@@ -184,8 +184,8 @@ impl Frame for XdpFrame {
 
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn ports_transport_xdp(context: *mut xdp_md, offset: u32, length: u32, known: u32, ports: u32) -> u64 {
-    ports::transport(&XdpFrame::new(XdpContext::new(context)), offset, length, known, ports)
+extern "C" fn ports_transport_xdp(context: *mut xdp_md, offset: u32, length: u32, known: u32) -> u64 {
+    ports::transport(&XdpFrame::new(XdpContext::new(context)), offset, length, known)
 }
 
 /// Returns 0: the verifier requires a number.

@@ -13,7 +13,7 @@ use crate::{
     frame::Frame,
     headers::{Ipv4, Ipv6},
     maps,
-    parse::{FRAGMENT, Packet, ParseIp},
+    parse::{self, FRAGMENT, Packet},
 };
 
 const ICMP: u8 = 1;
@@ -46,14 +46,14 @@ mod transport {
 
 /// The owner of the first rule that admits the packet.
 #[inline(always)]
-pub fn admit<A: Address + ParseIp, F: Frame>(
+pub fn admit<A: Address, F: Frame>(
     packet: &Packet<A>,
     frame: &F,
     rules: u32,
     direction: Direction,
 ) -> Option<u32> {
     let known = u32::from(packet.protocol) | A::VERSION << 8;
-    let transport = frame.transport(packet.offset as u32, packet.length as u32, known, A::ports(packet, frame));
+    let transport = frame.transport(packet.offset as u32, packet.length as u32, known);
     let protocol = (transport >> transport::PROTOCOL_SHIFT) as u32 & 0xff;
     let has_ports = (transport >> transport::HAS_PORTS_SHIFT) as u32;
     let (source, destination) = (transport as u32 >> 16, transport as u32 & 0xffff);
@@ -69,34 +69,40 @@ pub fn admit<A: Address + ParseIp, F: Frame>(
 
 /// Implementation of [`Frame::transport`]. `known`: the protocol or next header, and above it the IP version.
 #[inline(always)]
-pub fn transport<F: Frame>(frame: &F, offset: u32, length: u32, known: u32, ports: u32) -> u64 {
+pub fn transport<F: Frame>(frame: &F, offset: u32, length: u32, known: u32) -> u64 {
     // Bounds the offset for the verifier, which checks this function separately.
-    let offset = offset as usize & 0xff;
-    let (protocol, ipv4) = (known as u8, known >> 8 == 4);
-    let visible = if ports != 0 { Some(ports) } else { None };
-    if ipv4 {
-        if protocol == ICMP
-            && let Some(header) = frame.at::<Ipv4>(offset)
-            && u16::from_be_bytes(header.fragment) & FRAGMENT == 0
-        {
-            let header = usize::from(header.version_and_length & 0x0f) * 4;
-            return transport::pack(protocol, message(frame, offset, header, length));
-        }
-    } else if protocol == ICMPV6 {
-        return transport::pack(protocol, message(frame, offset, size_of::<Ipv6>(), length));
-    } else if protocol == FRAGMENT_HEADER
-        && length as usize > size_of::<Ipv6>()
-        && let Some([next]) = frame.at::<[u8; 1]>(offset + size_of::<Ipv6>())
-    {
-        return transport::pack(*next, visible);
+    let (offset, length) = (offset as usize & 0xff, length as usize);
+    let protocol = known as u8;
+    let visible = |header| {
+        let ports = parse::ports(frame, protocol, offset, header, length);
+        if ports != 0 { Some(ports) } else { None }
+    };
+    if known >> 8 == 4 {
+        return match frame.at::<Ipv4>(offset) {
+            Some(header) if u16::from_be_bytes(header.fragment) & FRAGMENT == 0 => {
+                let header = usize::from(header.version_and_length & 0x0f) * 4;
+                let ports = if protocol == ICMP { message(frame, offset, header, length) } else { visible(header) };
+                transport::pack(protocol, ports)
+            }
+            _ => transport::pack(protocol, None),
+        };
     }
-    transport::pack(protocol, visible)
+    match protocol {
+        ICMPV6 => transport::pack(protocol, message(frame, offset, size_of::<Ipv6>(), length)),
+        FRAGMENT_HEADER
+            if length > size_of::<Ipv6>()
+                && let Some([next]) = frame.at::<[u8; 1]>(offset + size_of::<Ipv6>()) =>
+        {
+            transport::pack(*next, None)
+        }
+        _ => transport::pack(protocol, visible(size_of::<Ipv6>())),
+    }
 }
 
 /// Type and code, twice, of the ICMP message at offset `header` of the packet.
 #[inline(always)]
-fn message<F: Frame>(frame: &F, offset: usize, header: usize, length: u32) -> Option<u32> {
-    if (length as usize) < header + 2 {
+fn message<F: Frame>(frame: &F, offset: usize, header: usize, length: usize) -> Option<u32> {
+    if length < header + 2 {
         return None;
     }
     let number = frame.at::<[u8; 2]>(offset + header).map(|kind| u32::from(u16::from_be_bytes(*kind)))?;
