@@ -4,7 +4,7 @@
 use std::{path::Path, thread, time::Duration};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use aya::programs::{tc::SchedClassifierLinkId, xdp::XdpLinkId};
+use aya::programs::xdp::XdpLinkId;
 use hub_tests::lab::HUB;
 
 use super::{
@@ -20,6 +20,7 @@ use crate::{
     report::Report,
     settings::{Traffic, settings, without_link_header},
     shape::DEVICE_OUT,
+    tc::{TcLink, detach_tc},
     testbed::{A, B, Running},
 };
 
@@ -54,7 +55,7 @@ enum Switched {
     /// It always is.
     Always,
     Xdp(XdpLinkId),
-    Tc(&'static str, SchedClassifierLinkId),
+    Tc(TcLink),
     FlowTable,
 }
 
@@ -120,7 +121,7 @@ impl Hubs {
             Program::BareTc => {
                 let adds_link_header = self.kernel.is_from_tun() && !self.kernel.is_to_tun();
                 let name = if adds_link_header { "bare_tc_link" } else { "bare_tc" };
-                programs.attach_tc(name, ingress).map(|link| Switched::Tc(name, link))
+                programs.attach_tc(name, ingress).map(Switched::Tc)
             }
             Program::Hub | Program::HubLpm | Program::HubTc | Program::Kernel => Ok(Switched::Always),
             Program::FlowTable => {
@@ -134,7 +135,7 @@ impl Hubs {
         match switched {
             Switched::Always => Ok(()),
             Switched::Xdp(link) => programs.detach(program.name(), link),
-            Switched::Tc(name, link) => programs.detach_tc(name, link),
+            Switched::Tc(link) => detach_tc(link, &self.kernel.ingress),
             Switched::FlowTable => flowtable::off(&self.kernel.world[HUB]),
         }
     }
