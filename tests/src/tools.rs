@@ -23,3 +23,13 @@ pub fn promtool() -> Option<PathBuf> {
     let installed = env::split_paths(&path).map(|directory| directory.join("promtool"));
     installed.chain(prometheus().map(|unpacked| unpacked.join("usr/bin/promtool"))).find(|tool| Path::is_file(tool))
 }
+
+/// The virtual environment that `cargo xtask setup` makes for programs of Python's packages.
+pub fn python_environment() -> Option<PathBuf> {
+    Some(directory()?.join("python"))
+}
+
+/// A program of Python's packages, such as `ansible-playbook`, in that environment.
+pub fn python(name: &str) -> Option<PathBuf> {
+    Some(python_environment()?.join("bin").join(name)).filter(|program| program.is_file())
+}

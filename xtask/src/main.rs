@@ -11,6 +11,7 @@ mod bench;
 mod board;
 mod build;
 mod demo;
+mod files;
 mod lab;
 mod lint;
 mod package;

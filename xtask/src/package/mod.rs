@@ -14,15 +14,17 @@ use static_program::Architecture;
 
 mod arm64;
 mod clean_machine;
+mod crates;
 mod deb;
 mod lintian;
+mod sbom;
 mod static_program;
 mod tarball;
 
 /// Builds the Debian package, in target/package.
 ///
-/// It has the agent with the kernel programs inside, systemd units, an empty configuration, man pages, completions, manual
-/// and examples. A host needs neither compiler nor Internet to install it. Equal sources, compilers and paths give an
+/// It has the agent with the kernel programs inside, systemd units, an empty configuration, man pages, completions, manual,
+/// examples, and a bill of materials (CycloneDX). A host needs neither compiler nor Internet to install it. Equal sources, compilers and paths give an
 /// equal package, byte by byte: its times are those of git's last commit, or `SOURCE_DATE_EPOCH`.
 #[derive(clap::Args)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
@@ -43,7 +45,7 @@ pub struct Args {
     /// Builds everything again in an empty directory, and fails if the two packages differ
     #[arg(long)]
     twice: bool,
-    /// Checks the package with Debian's lintian, and fails on errors
+    /// Checks the package with Debian's lintian, and its bill of materials by the published schema; fails on errors
     #[arg(long)]
     lintian: bool,
     /// Tests the package on clean Debian machines under QEMU: install, run, upgrade, reboot, remove, purge (10 minutes each)
@@ -72,6 +74,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     }
     if args.lintian {
         lintian::check(&built)?;
+        sbom::validate(&deb::directory().join("root").join(sbom::FILE))?;
     }
     if args.test {
         let newer = deb.with_newer_version()?;

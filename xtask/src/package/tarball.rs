@@ -8,17 +8,21 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::{deb, static_program::Architecture};
-use crate::process::{self, Step};
+use super::{crates, deb, sbom, static_program::Architecture};
+use crate::{
+    files::copy,
+    process::{self, Step},
+};
 
 /// From and to, in the source and in the tarball; a directory with all its files.
-const FILES: [(&str, &str); 12] = [
+const FILES: [(&str, &str); 13] = [
     ("README.md", "README.md"),
     ("CHANGELOG.md", "CHANGELOG.md"),
     ("LICENSE-APACHE", "LICENSE-APACHE"),
     ("LICENSE-MIT", "LICENSE-MIT"),
     ("LICENSE-GPL2", "LICENSE-GPL2"),
     ("docs", "docs"),
+    ("benches/forward.svg", "benches/forward.svg"),
     ("examples", "examples"),
     ("contrib/prometheus", "contrib/prometheus"),
     ("contrib/grafana", "contrib/grafana"),
@@ -27,13 +31,8 @@ const FILES: [(&str, &str); 12] = [
     ("contrib/debian/vpnhub.toml", "etc/vpnhub.toml"),
 ];
 /// Files that [`deb`] has made for the package.
-const MADE: [(&str, &str); 5] = [
-    ("man", "man1"),
-    ("bash", "completions/bash"),
-    ("zsh", "completions/zsh"),
-    ("fish", "completions/fish"),
-    ("crates.txt", "crates.txt"),
-];
+const MADE: [(&str, &str); 4] =
+    [("man", "man1"), ("bash", "completions/bash"), ("zsh", "completions/zsh"), ("fish", "completions/fish")];
 
 /// Packs the program and the files that the package of the same source has left in target/package/root. `epoch` is the
 /// time of all files, in seconds since 1970: equal sources give an equal tarball.
@@ -51,6 +50,14 @@ pub fn pack(program: &Path, architecture: Architecture, version: &str, epoch: u6
     for (from, to) in MADE {
         copy(&directory.join("root").join(from), &root.join(to))?;
     }
+    let write = |file: &str, text: String| {
+        let path = root.join(file);
+        fs::write(&path, text).with_context(|| format!("writing {}", path.display()))
+    };
+    // Of this program: the package's may be for another target.
+    let crates = crates::of(architecture.triple(), crates::Scope::Package)?;
+    write("crates.txt", crates::list(&crates))?;
+    write(sbom::FILE, sbom::text(&crates, version, architecture.triple(), epoch)?)?;
     let tarball = directory.join(format!("{name}.tar.xz"));
     let mut tar = Command::new("tar");
     tar.args(["--sort=name", "--owner=0", "--group=0", "--numeric-owner", "--mode=u+rwX,go+rX,go-w", "--format=gnu"]);
@@ -60,19 +67,4 @@ pub fn pack(program: &Path, architecture: Architecture, version: &str, epoch: u6
     ensure!(tarball.is_file(), "tar has not made {}", tarball.display());
     fs::remove_dir_all(&root).with_context(|| format!("removing {}", root.display()))?;
     Ok(tarball)
-}
-
-/// A file, or a directory with all that is in it.
-fn copy(from: &Path, to: &Path) -> Result<()> {
-    if from.is_dir() {
-        for entry in fs::read_dir(from).with_context(|| format!("reading {}", from.display()))? {
-            let entry = entry?;
-            copy(&entry.path(), &to.join(entry.file_name()))?;
-        }
-        return Ok(());
-    }
-    let parent = to.parent().context("a path below the tarball's root")?;
-    fs::create_dir_all(parent).with_context(|| format!("creating {}", parent.display()))?;
-    fs::copy(from, to).with_context(|| format!("copying {}", from.display()))?;
-    Ok(())
 }

@@ -21,14 +21,16 @@ use crate::{
     process::{self, Step},
     record::{Record, TOOLCHAIN_VARIABLE, cache_dir},
 };
+use cargo_tool::CargoTool;
 use plan::{Compiler, LINKED, Machine, Rustc, Way};
 
 pub mod apt;
-mod cargo_deb;
+pub mod cargo_tool;
 pub mod commands;
 pub mod host;
 mod linker;
 mod plan;
+mod python;
 
 /// Finds the requirements of building, testing and the demo, and installs missing ones.
 ///
@@ -155,11 +157,19 @@ pub fn tshark() -> Result<()> {
     is_there().then_some(()).context("Debian's package tshark has no tshark")
 }
 
-/// Makes sure that cargo-deb is there; gives its path.
-pub fn cargo_deb() -> Result<PathBuf> {
+/// Makes sure that a program from crates.io is there; gives its path.
+pub fn cargo_tool(tool: &CargoTool) -> Result<PathBuf> {
     let cache = cache()?;
     let _lock = lock(&cache)?;
-    cargo_deb::ensure(&cache)
+    cargo_tool::ensure(tool, &cache)
+}
+
+/// Makes sure that a program of Python's packages is there (`python.txt`); gives its path.
+pub fn python_tool(name: &str) -> Result<PathBuf> {
+    let cache = cache()?;
+    let _lock = lock(&cache)?;
+    python::ensure()?;
+    tools::python(name).with_context(|| format!("Python's packages have no program {name}"))
 }
 
 /// Makes sure that commands are there that not everything here needs: their names, and their Debian packages'. Gives

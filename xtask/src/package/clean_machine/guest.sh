@@ -157,6 +157,7 @@ before_reboot() {
     for file in bash-completion/completions/vpnhub zsh/vendor-completions/_vpnhub fish/vendor_completions.d/vpnhub.fish; do
         check "completion $file" test -s "/usr/share/$file"
     done
+    check "bill of materials" grep -q '"bomFormat": "CycloneDX"' /usr/share/doc/vpnhub/vpnhub.cdx.json
     check "group" getent group vpnhub
     check "installed configuration is accepted" vpnhub check --config /etc/vpnhub/vpnhub.toml
     check "units are verified" systemd-analyze verify vpnhub.service vpnhub-guard.service
