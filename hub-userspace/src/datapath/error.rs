@@ -35,6 +35,11 @@ pub enum DatapathError {
     Busy,
     #[error("the program cannot be attached to the interface: {0}")]
     Attach(String),
+    #[error(
+        "the kernel lacks the qdisc clsact or its BPF filters, which TC programs need before Linux 6.6: run \
+         `modprobe -a sch_ingress cls_bpf`, and name both modules in a file in /etc/modules-load.d"
+    )]
+    TcModules,
     #[error("the kernel refuses the program: {0}")]
     Program(String),
     #[error("map {map}: {cause}")]
@@ -104,6 +109,15 @@ impl DatapathError {
         }
     }
 
+    /// Of adding a filter, or the qdisc that it is for. The kernel reports a kind that it has neither built in nor as a module
+    /// by ENOENT (`qdisc_create` in net/sched/sch_api.c, `tcf_proto_lookup_ops` in net/sched/cls_api.c).
+    pub(super) fn filter(error: &(dyn std::error::Error + 'static)) -> Self {
+        match errno(error) {
+            Some(Errno::NOENT) => Self::TcModules,
+            _ => Self::attach(error),
+        }
+    }
+
     pub(super) fn map(map: &'static str, capacity: u32, error: &MapError) -> Self {
         match errno(error) {
             Some(Errno::TOOBIG | Errno::NOSPC) => Self::MapFull { map, capacity },
@@ -137,7 +151,16 @@ fn version(release: &str) -> Option<(u32, u32)> {
 
 #[cfg(test)]
 mod tests {
-    use super::version;
+    use super::*;
+
+    #[test]
+    fn kernel_without_filters_names_the_modules() {
+        let error = |errno: Errno| DatapathError::filter(&io::Error::from(errno));
+        let missing = error(Errno::NOENT).to_string();
+        assert!(missing.contains("`modprobe -a sch_ingress cls_bpf`"), "{missing}");
+        assert!(matches!(error(Errno::PERM), DatapathError::Privileges));
+        assert!(matches!(error(Errno::NODEV), DatapathError::Attach(cause) if cause.contains("No such device")));
+    }
 
     #[test]
     fn kernel_release_is_parsed() {

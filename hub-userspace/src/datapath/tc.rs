@@ -134,8 +134,23 @@ impl Programs {
         }
         // Marked before it is added: an unmarked filter could be neither replaced nor removed.
         pins.mark_filter(kind, interface, ifindex)?;
-        // The qdisc may exist already.
-        drop(qdisc_add_clsact(interface));
+        self.add_filter_and_qdisc(kind, interface, hook).inspect_err(|_| {
+            // By index: the interface may have been renamed, and have the filter of an earlier agent.
+            pins.detach(kind, ifindex);
+        })
+    }
+
+    fn add_filter_and_qdisc(
+        &mut self,
+        kind: AttachmentKind,
+        interface: &str,
+        hook: TcAttachType,
+    ) -> Result<(), DatapathError> {
+        match qdisc_add_clsact(interface) {
+            // Others may have added it.
+            Err(error) if errno(&error) != Some(Errno::EXIST) => return Err(DatapathError::filter(&error)),
+            _ => {}
+        }
         let mut result = self.add_filter(interface, hook);
         if kind == AttachmentKind::Clsact && result.as_ref().is_err_and(|error| errno(error) == Some(Errno::EXIST)) {
             // Versions without pinning left their filters behind when they were killed.
@@ -144,11 +159,7 @@ impl Programs {
             }
             result = self.add_filter(interface, hook);
         }
-        result.map_err(|error| {
-            // By index: the interface may have been renamed, and have the filter of an earlier agent.
-            pins.detach(kind, ifindex);
-            DatapathError::attach(&error)
-        })
+        result.map_err(|error| DatapathError::filter(&error))
     }
 
     fn replace_filter(&mut self, interface: &str, hook: TcAttachType) -> Result<(), ProgramError> {
