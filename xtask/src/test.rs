@@ -51,6 +51,9 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     if let Err(why) = setup::tshark() {
         eprintln!("captures are not read by tshark: {why:#}");
     }
+    if let Err(why) = setup::python_tool("ansible-playbook") {
+        eprintln!("tests of the Ansible role are skipped: {why:#}");
+    }
     // The agent as it is shipped: cargo test builds no plain binaries of other packages, and unifies features.
     let built = build::run(&build::Args {})?;
     if built != ExitCode::SUCCESS {

@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// From and to, in the source and in the tarball; a directory with all its files.
-const FILES: [(&str, &str); 13] = [
+const FILES: [(&str, &str); 14] = [
     ("README.md", "README.md"),
     ("CHANGELOG.md", "CHANGELOG.md"),
     ("LICENSE-APACHE", "LICENSE-APACHE"),
@@ -24,6 +24,7 @@ const FILES: [(&str, &str); 13] = [
     ("docs", "docs"),
     ("benches/forward.svg", "benches/forward.svg"),
     ("examples", "examples"),
+    ("contrib/ansible", "contrib/ansible"),
     ("contrib/prometheus", "contrib/prometheus"),
     ("contrib/grafana", "contrib/grafana"),
     ("contrib/systemd", "systemd"),

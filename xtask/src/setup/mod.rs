@@ -46,7 +46,7 @@ mod python;
 /// bpf-linker comes from PATH if that one fits, else it is built below `~/.cache/vpnhub` (a minute, once).
 /// For tests and demo: ip, strongSwan, BIRD, FRR and tshark (installed with apt where missing), and the kernel's BPF, BTF, veth
 /// and network namespaces (checked). The daemons' own services are neither started nor enabled by that; strongSwan's
-/// older form, and promtool, for the tests, are unpacked in the cache and not installed.
+/// older form, promtool and Ansible, for the tests, are in the cache and not installed.
 ///
 /// Repeating it is cheap; logs of the long steps are in target/xtask.
 #[derive(clap::Args)]
@@ -69,6 +69,11 @@ pub fn run(_: &Args) -> Result<ExitCode> {
         promtool().map_or_else(|error| format!("{error:#}"), |()| "present, not installed".to_owned())
     );
     println!("tshark     {}", tshark().map_or_else(|error| format!("{error:#}"), |()| "present".to_owned()));
+    println!(
+        "Ansible    {}",
+        python_tool("ansible-playbook")
+            .map_or_else(|error| format!("{error:#}"), |_| "present, not installed".to_owned())
+    );
     println!("host       Linux {}, commands and kernel features are present", host::kernel_release());
     println!("ready: `cargo xtask build`, `cargo xtask test`");
     Ok(ExitCode::SUCCESS)
