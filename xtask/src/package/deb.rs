@@ -21,7 +21,7 @@ use crate::{
 
 pub const NAME: &str = "vpnhub";
 /// Of packages whose builder gives no name. RFC 2606 reserves the address's domain: no letter arrives anywhere.
-const NO_MAINTAINER: &str = "VPN-Hub, built from source <nobody@vpnhub.invalid>";
+const NO_MAINTAINER: &str = "VPN-Hub built from source <nobody@vpnhub.invalid>";
 
 /// Builds packages of one source.
 pub struct Deb {
