@@ -52,46 +52,74 @@ impl Document {
     ///
     /// # Errors
     /// When the output is another, or there is no such example: with both.
-    pub fn check(
+    pub fn check(&mut self, heading: &str, varying: Varying, run: impl FnMut(&str) -> Result<String>) -> Result<()> {
+        let place = self.example(heading)?;
+        self.check_at(place, heading, varying, run)
+    }
+
+    /// The same for the example whose first command this is.
+    ///
+    /// # Errors
+    /// As [`check`](Self::check).
+    pub fn check_session(
         &mut self,
-        heading: &str,
+        command: &str,
+        varying: Varying,
+        run: impl FnMut(&str) -> Result<String>,
+    ) -> Result<()> {
+        let opening = format!("{OPEN}# {command}\n");
+        let open = self.text.find(&opening).with_context(|| format!("no example of {command:?}"))?;
+        let place = self.content(open, command)?;
+        self.check_at(place, command, varying, run)
+    }
+
+    fn check_at(
+        &mut self,
+        (start, end): (usize, usize),
+        name: &str,
         varying: Varying,
         mut run: impl FnMut(&str) -> Result<String>,
     ) -> Result<()> {
-        let (start, end) = self.example(heading)?;
         let documented = &self.text[start..end];
         let mut printed = String::new();
         for command in documented.lines().filter_map(|line| line.strip_prefix("# ")) {
-            let output = run(command).with_context(|| format!("{heading}: {command}"))?;
+            let output = run(command).with_context(|| format!("{name}: {command}"))?;
             let blank = if printed.is_empty() { "" } else { "\n" };
             write!(printed, "{blank}# {command}\n{}\n", output.trim_end()).context("a string takes all")?;
         }
         if printed.is_empty() {
-            bail!("the example below {heading:?} has no command");
+            bail!("the example of {name:?} has no command");
         }
         if env::var_os("UPDATE_EXPECTED").is_some() {
             self.text.replace_range(start..end, &printed);
             return fs::write(&self.path, &self.text).context("writing the document");
         }
         if lines(documented, varying) != lines(&printed, varying) {
-            bail!("{heading}: documented is\n{documented}\nprinted is\n{printed}\nUPDATE_EXPECTED=1 writes it");
+            bail!("{name}: documented is\n{documented}\nprinted is\n{printed}\nUPDATE_EXPECTED=1 writes it");
         }
         Ok(())
     }
 
     /// Where the content of the first example below this heading begins and ends.
     fn example(&self, heading: &str) -> Result<(usize, usize)> {
-        const OPEN: &str = "\n```text\n";
         let section = self.text.find(&format!("\n{heading}\n")).with_context(|| format!("no heading {heading:?}"))? + 1;
         let below = &self.text[section + heading.len()..];
         let below = &below
             [..below.find("\n#").filter(|end| below.find(OPEN).is_none_or(|open| *end < open)).unwrap_or(below.len())];
         let open = below.find(OPEN).with_context(|| format!("no example below {heading:?}"))?;
-        let start = section + heading.len() + open + OPEN.len();
-        let length = self.text[start..].find("\n```\n").with_context(|| format!("{heading:?}: no end"))?;
+        self.content(section + heading.len() + open, heading)
+    }
+
+    /// Where the content of the example that opens here begins and ends.
+    fn content(&self, open: usize, name: &str) -> Result<(usize, usize)> {
+        let start = open + OPEN.len();
+        let length = self.text[start..].find("\n```\n").with_context(|| format!("{name:?}: no end"))?;
         Ok((start, start + length + 1))
     }
 }
+
+/// How an example begins.
+const OPEN: &str = "\n```text\n";
 
 /// The words of each line, those that vary masked.
 fn lines(text: &str, varying: Varying) -> Vec<Vec<String>> {
@@ -148,6 +176,20 @@ mod tests {
             check(Varying::Numbers, &format!("2027-01-01T00:00:00.99Z up {other}")).unwrap();
         }
         assert!(check(Varying::Numbers, "2027-01-01T00:00:00.99Z up -").is_err());
+    }
+
+    #[test]
+    fn example_is_found_by_its_first_command() {
+        let mut document = Document { path: PathBuf::new(), text: TEXT.to_owned() };
+        let mut ask = |command: &str| {
+            document.check_session(command, Varying::Times, |command| {
+                Ok(if command == "first a" { "2027-01-01T00:00:00Z up 3" } else { "b" }.to_owned())
+            })
+        };
+        ask("first a").unwrap();
+        for other in ["first", "second"] {
+            assert_eq!(ask(other).unwrap_err().to_string(), format!("no example of {other:?}"));
+        }
     }
 
     #[test]

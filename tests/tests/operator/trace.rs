@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::time::Duration;
 
+use hub_tests::document::{Document, Varying};
 use hub_tests::lab::{
     FrameSocket, HANGZHOU, HUB, HubConfig, NINGBO, Options, Rig, SHANGHAI, Scratch, Site, Status, VPC, World,
 };
@@ -174,29 +175,55 @@ fn trace_says_why_a_flow_has_its_next_hop() {
 }
 
 #[test]
-fn table_explains_stage_by_stage() {
+fn traces_are_those_of_the_manual() {
     let rig = rig();
-    let args = ["trace", "--in", "shanghai", "--src", "10.10.10.1", "--dst", "10.10.20.1", "--proto", "tcp"];
-    let text = stdout(&rig.agent.cli(&args).unwrap());
-    let file = rig.agent.config().display().to_string();
     let link = |site: &Site, end: u8| {
         let (place, device) = if end == 1 { (HUB, site.hub_device(0)) } else { (&*site.place, Site::device(0)) };
         rig.world[place].mac(&device).unwrap().to_string()
     };
-    let text = text.replace(&file, "FILE");
-    let text = [(SHANGHAI, 1, "SH-HUB"), (SHANGHAI, 2, "SH"), (HANGZHOU, 1, "HZ-HUB"), (HANGZHOU, 2, "HZ")]
-        .iter()
-        .fold(text, |text, (site, end, name)| text.replace(&link(site, *end), name));
-    let expected = checkout("tests/tests/operator/trace.txt");
-    if std::env::var_os("UPDATE_EXPECTED").is_some() {
-        fs::write(&expected, &text).unwrap();
+    // Link addresses as the manual has them.
+    let links = [(SHANGHAI, 1), (SHANGHAI, 2), (HANGZHOU, 1), (HANGZHOU, 2)].map(|(site, end)| link(&site, end));
+    let named = ["02:00:00:00:02:01", "02:00:00:00:02:02", "02:00:00:00:03:01", "02:00:00:00:03:02"];
+    let scratch = Scratch::new().unwrap();
+    let office = scratch.file("office.pcap");
+    let packets = [
+        &["--src", "10.10.10.1", "--dst", "10.10.20.1"][..],
+        &["--src", "10.10.10.1", "--dst", "10.10.20.1"],
+        &["--src", "10.10.10.2", "--dst", "10.10.30.1", "--proto", "tcp"],
+        &["--src", "10.10.20.9", "--dst", "10.10.30.1"],
+        &["--src", "10.10.10.1", "--dst", "10.10.20.1", "--ttl", "1"],
+    ];
+    let packets = packets.map(|packet| trace(&rig, &[&["shanghai"], packet].concat()));
+    fs::write(&office, capture_of(&packets)).unwrap();
+    let mut manual = Document::open("docs/operations.md").unwrap();
+    for command in [
+        "vpnhub trace --in shanghai --src 10.10.20.9 --dst 10.10.30.1",
+        "vpnhub trace --in shanghai --src 10.10.10.1 --dst 10.10.20.1 --proto tcp",
+        "vpnhub trace --in shanghai --pcap office.pcap",
+    ] {
+        let run = |command: &str| {
+            let command = command.replace("office.pcap", office.to_str().unwrap());
+            let arguments: Vec<&str> = command.split(' ').skip(1).collect();
+            let text = stdout(&rig.agent.cli(&arguments)?);
+            let text = text.replace(&rig.agent.config().display().to_string(), "/etc/vpnhub/vpnhub.toml");
+            Ok(links.iter().zip(named).fold(text, |text, (link, name)| text.replace(link, name)))
+        };
+        manual.check_session(command, Varying::Times, run).unwrap_or_else(|error| panic!("{error:#}"));
     }
-    assert_eq!(text, fs::read_to_string(&expected).unwrap());
     rig.stop().unwrap();
 }
 
-fn checkout(path: &str) -> std::path::PathBuf {
-    hub_tests::checkout::find().unwrap().join(path)
+/// A capture in the format pcap of the packets of traces, on Ethernet.
+fn capture_of(traces: &[Value]) -> Vec<u8> {
+    let words = |words: &[u32]| words.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<u8>>();
+    let mut file = words(&[0xa1b2_c3d4, 0x0004_0002, 0, 0, 65_535, 1]);
+    for trace in traces {
+        let packet = bytes(&trace["packet"]);
+        let length = u32::try_from(packet.len()).unwrap();
+        file.extend(words(&[0, 0, length, length]));
+        file.extend(packet);
+    }
+    file
 }
 
 #[test]
@@ -207,18 +234,9 @@ fn capture_is_summed_up_by_verdict() {
         trace(&rig, &["shanghai", "--src", "10.10.10.2", "--dst", "10.10.20.1", "--proto", "udp"]),
         trace(&rig, &["shanghai", "--src", "10.10.20.9", "--dst", "10.10.30.1"]),
     ];
-    let words = |words: &[u32]| words.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<u8>>();
-    // Ethernet.
-    let mut file = words(&[0xa1b2_c3d4, 0x0004_0002, 0, 0, 65_535, 1]);
-    for packet in &packets {
-        let packet = bytes(&packet["packet"]);
-        let length = u32::try_from(packet.len()).unwrap();
-        file.extend(words(&[0, 0, length, length]));
-        file.extend(packet);
-    }
     let scratch = Scratch::new().unwrap();
     let path = scratch.file("three.pcap");
-    fs::write(&path, file).unwrap();
+    fs::write(&path, capture_of(&packets)).unwrap();
     let path = path.to_str().unwrap();
     let result = rig.agent.json(&["trace", "--in", "shanghai", "--pcap", path]).unwrap();
     assert_schema("trace-pcap", &result);
