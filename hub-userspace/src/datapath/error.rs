@@ -110,7 +110,8 @@ impl DatapathError {
     }
 
     /// Of adding a filter, or the qdisc that it is for. The kernel reports a kind that it has neither built in nor as a module
-    /// by ENOENT (`qdisc_create` in net/sched/sch_api.c, `tcf_proto_lookup_ops` in net/sched/cls_api.c).
+    /// by ENOENT (`qdisc_create` in `net/sched/sch_api.c`, `tcf_proto_lookup_ops` in
+    /// `net/sched/cls_api.c`).
     pub(super) fn filter(error: &(dyn std::error::Error + 'static)) -> Self {
         match errno(error) {
             Some(Errno::NOENT) => Self::TcModules,

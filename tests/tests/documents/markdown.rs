@@ -105,7 +105,9 @@ pub fn pages(of: &str) -> Vec<Page> {
 
 fn find(path: &Path, found: &mut Vec<PathBuf>) {
     if path.is_dir() {
-        fs::read_dir(path).unwrap().for_each(|entry| find(&entry.unwrap().path(), found));
+        for entry in fs::read_dir(path).unwrap() {
+            find(&entry.unwrap().path(), found);
+        }
     } else if path.extension().is_some_and(|end| end == "md") {
         found.push(path.to_owned());
     }

@@ -106,7 +106,7 @@ fn steps(block: &Block) -> Vec<Step> {
         let step = steps.last_mut().expect("a session begins with a command");
         match line.strip_prefix("? ") {
             Some(code) if step.output.is_empty() => step.code = code.parse().expect("an exit code"),
-            _ => step.output += &format!("{line}\n"),
+            _ => step.output.extend([line, "\n"]),
         }
     }
     for step in &mut steps {

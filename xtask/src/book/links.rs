@@ -92,7 +92,7 @@ mod tests {
         };
         write(
             "index.html",
-            r##"<a href="docs/one.html#here"></a><a href="https://example.org/"></a><img src="a.svg"><a href="docs/none.html">"##,
+            r#"<a href="docs/one.html#here"></a><a href="https://example.org/"></a><img src="a.svg"><a href="docs/none.html">"#,
         );
         write(
             "docs/one.html",

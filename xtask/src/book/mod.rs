@@ -75,7 +75,7 @@ fn from_the_top(summary: &str) -> Result<String> {
     for part in parts {
         let (target, rest) = part.split_once(')').context("a link in docs/SUMMARY.md has no end")?;
         let target = target.strip_prefix("../").map_or_else(|| format!("docs/{target}"), str::to_owned);
-        text += &format!("]({target}){rest}");
+        text.extend(["](", &target, ")", rest]);
     }
     Ok(text)
 }

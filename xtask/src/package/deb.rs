@@ -50,7 +50,7 @@ impl Deb {
             release,
             version,
             architecture,
-            maintainer: maintainer(env::var("DEBFULLNAME").ok(), env::var("DEBEMAIL").ok()),
+            maintainer: maintainer(env::var("DEBFULLNAME").ok().as_deref(), env::var("DEBEMAIL").ok().as_deref()),
         })
     }
 
@@ -130,11 +130,11 @@ impl Deb {
 }
 
 /// Whoever builds the package: name and address as Debian's own tools have them, if there is an address.
-fn maintainer(name: Option<String>, address: Option<String>) -> String {
+fn maintainer(name: Option<&str>, address: Option<&str>) -> String {
     match address {
         // The variable may have both.
-        Some(address) if address.contains('<') => address,
-        Some(address) => format!("{} <{address}>", name.as_deref().unwrap_or(NAME)),
+        Some(address) if address.contains('<') => address.to_owned(),
+        Some(address) => format!("{} <{address}>", name.unwrap_or(NAME)),
         None => NO_MAINTAINER.to_owned(),
     }
 }
@@ -185,8 +185,7 @@ mod tests {
     #[test]
     fn builder_is_the_maintainer() {
         let of = |name: &str, address: &str| {
-            let given = |text: &str| (!text.is_empty()).then(|| text.to_owned());
-            maintainer(given(name), given(address))
+            maintainer(Some(name).filter(|name| !name.is_empty()), Some(address).filter(|address| !address.is_empty()))
         };
         assert_eq!(of("", ""), NO_MAINTAINER);
         assert_eq!(of("A B", ""), NO_MAINTAINER);

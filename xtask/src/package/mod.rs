@@ -24,8 +24,8 @@ mod tarball;
 /// Builds the Debian package, in target/package.
 ///
 /// It has the agent with the kernel programs inside, systemd units, an empty configuration, man pages, completions, manual,
-/// examples, and a bill of materials (CycloneDX). A host needs neither compiler nor Internet to install it. Equal sources, compilers and paths give an
-/// equal package, byte by byte: its times are those of git's last commit, or `SOURCE_DATE_EPOCH`.
+/// examples, and a bill of materials (CycloneDX). A host needs neither compiler nor Internet to install it. Equal sources,
+/// compilers and paths give an equal package, byte by byte: its times are those of git's last commit, or `SOURCE_DATE_EPOCH`.
 #[derive(clap::Args)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 #[command(
