@@ -14,6 +14,7 @@ const LOOKUP: &str = "VPNHUB_TEST_LOOKUP";
 #[derive(Debug, Clone)]
 pub struct HubConfig {
     pub spoke_to_spoke: bool,
+    pub allow_default_route: bool,
     /// In the file's syntax; `None` uses the default.
     pub services: Option<&'static str>,
     /// Further contents of `[gateway]`, where connections have IPsec.
@@ -108,6 +109,7 @@ impl HubConfig {
         let connections = sites.iter().map(|site| ConnectionConfig::to_site(site, 0)).collect();
         let mut config = Self {
             spoke_to_spoke: true,
+            allow_default_route: false,
             services: None,
             public: None,
             connections,
@@ -230,6 +232,9 @@ impl ConnectionConfig {
 impl fmt::Display for HubConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "[gateway]\nname = \"test-hub\"\nspoke_to_spoke = {}", self.spoke_to_spoke)?;
+        if self.allow_default_route {
+            writeln!(f, "allow_default_route = true")?;
+        }
         if let Some(services) = self.services {
             writeln!(f, "services = {services}")?;
         }

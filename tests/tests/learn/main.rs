@@ -3,6 +3,7 @@
 mod frr;
 #[path = "../harness/mod.rs"]
 mod harness;
+mod order;
 mod refused;
 mod restart;
 
@@ -26,7 +27,7 @@ const LEARNED: [&str; 2] = ["10.50.0.0/24", "fd00:50::/64"];
 const HOSTS: [&str; 2] = ["10.50.0.1", "fd00:50::1"];
 
 fn main() -> ExitCode {
-    let with_bird: [(&str, fn()); 10] = [
+    let with_bird: [(&str, fn()); 12] = [
         ("announced_networks_are_reached_both_ways_until_withdrawn", announced),
         ("traffic_fails_over_to_another_site_that_announces_the_network", fails_over),
         ("equal_announcements_share_the_flows", shares),
@@ -35,6 +36,8 @@ fn main() -> ExitCode {
         ("ten_thousand_routes_of_a_site_are_refused_and_counted", refused::flood),
         ("learned_route_outside_selectors_forwards_nothing_and_goes_with_its_connection", refused::outside_selectors),
         ("published_routes_of_the_vpc_router_are_not_learned_back", refused::not_learned_back),
+        ("configured_route_of_file_or_store_comes_before_a_learned_one_until_deleted", order::configured_first),
+        ("default_route_is_learned_while_that_is_allowed", order::default_route),
         ("learned_routes_survive_a_killed_and_restarted_daemon", restart::daemon),
         ("learned_routes_survive_a_killed_and_restarted_agent", restart::agent),
     ];
