@@ -22,6 +22,8 @@ const ETHTOOL_GFLAGS: u32 = 0x25;
 const ETHTOOL_SFLAGS: u32 = 0x26;
 const ETHTOOL_SGRO: u32 = 0x2c; // gro
 const ETH_FLAG_TXVLAN: u32 = 1 << 7;
+/// Large receive offload.
+const ETH_FLAG_LRO: u32 = 1 << 15;
 const ETH_FLAG_RXVLAN: u32 = 1 << 8;
 const SIOCETHTOOL: libc::c_ulong = 0x8946;
 
@@ -177,12 +179,24 @@ impl Namespace {
     /// # Errors
     /// When the device does not exist or refuses.
     pub fn set_rx_vlan(&self, device: &str, on: bool) -> anyhow::Result<()> {
+        self.set_flag(device, ETH_FLAG_RXVLAN, on)
+    }
+
+    /// Turns LRO on or off (`ethtool -K DEVICE lro`).
+    ///
+    /// # Errors
+    /// When the device does not exist or has none.
+    pub fn set_lro(&self, device: &str, on: bool) -> anyhow::Result<()> {
+        self.set_flag(device, ETH_FLAG_LRO, on)
+    }
+
+    fn set_flag(&self, device: &str, flag: u32, on: bool) -> anyhow::Result<()> {
         self.enter(|| {
             let flags = ethtool(device, ETHTOOL_GFLAGS, 0)?;
-            let flags = if on { flags | ETH_FLAG_RXVLAN } else { flags & !ETH_FLAG_RXVLAN };
+            let flags = if on { flags | flag } else { flags & !flag };
             ethtool(device, ETHTOOL_SFLAGS, flags).map(drop)
         })?
-        .with_context(|| format!("setting rxvlan of {device} in {}", self.name()))
+        .with_context(|| format!("setting flag {flag:#x} of {device} in {}", self.name()))
     }
 
     fn features(&self, device: &str, values: &[(u32, u32)], clear_flags: u32) -> anyhow::Result<()> {

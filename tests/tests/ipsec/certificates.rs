@@ -95,6 +95,10 @@ impl Files {
         fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
     }
 
+    pub fn path(&self, name: &str) -> String {
+        self.0.file(name).display().to_string()
+    }
+
     fn auth(&self, authority: &str) -> AuthConfig {
         let file = |name: &str| -> PathBuf { self.0.file(name) };
         AuthConfig::Certificate { certificate: file("hub.crt"), private_key: file("hub.key"), ca: file(authority) }

@@ -11,6 +11,7 @@ mod dual;
 mod dynamic;
 mod ended;
 mod failover;
+mod findings;
 #[path = "../harness/mod.rs"]
 mod harness;
 mod kernel;
@@ -71,6 +72,7 @@ fn main() -> ExitCode {
         certificates::CASES,
         mending::CASES,
         reasons::CASES,
+        findings::CASES,
         starter::CASES,
         kernel::CASES,
         learned::CASES,

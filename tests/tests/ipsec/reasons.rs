@@ -132,7 +132,7 @@ fn other_identity() {
 }
 
 /// Exit code and findings of `vpnhub diagnose shanghai`, run at the hub.
-fn diagnose(lab: &IpsecLab) -> (Option<i32>, Value) {
+pub fn diagnose(lab: &IpsecLab) -> (Option<i32>, Value) {
     let socket = lab.agent.socket();
     let arguments = ["--socket", socket.to_str().unwrap(), "--output", "json", "diagnose", "shanghai"];
     let output = lab.world[HUB].command(agent_binary()).args(arguments).output().unwrap();

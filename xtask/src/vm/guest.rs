@@ -130,6 +130,8 @@ impl Guest<'_> {
             "-device",
             "virtio-rng-pci",
         ]);
+        // For a test that needs a NIC with LRO. It is connected to nothing.
+        command.args(["-device", "vmxnet3"]);
         share(&mut command, "root", Path::new("/"), "readonly=on,multidevs=remap");
         share(&mut command, "shared", &files.shared(), "readonly=off");
         share(&mut command, "modules", &self.kernel.modules(), "readonly=on");

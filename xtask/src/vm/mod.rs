@@ -87,8 +87,8 @@ const SUITES: [(&str, &str, &str); 11] = [
     ("forward", "pairs:: frames:: layer3:: --test-threads 2 --include-ignored", "compiled"),
     ("forward", "pairs:: frames:: layer3:: --test-threads 2 --include-ignored", "lpm"),
     ("spread", "--test-threads 1 --include-ignored", "compiled"),
-    // They fill the kernel's neighbour table.
-    ("operator", "alone:: --ignored --test-threads 1", "compiled"),
+    // They fill the kernel's neighbour table, change settings of all namespaces, or need a NIC of the guest.
+    ("operator", "alone --ignored --test-threads 1", "compiled"),
     // Records of packets by clsact and native XDP. The guest is too slow for floods.
     ("packets", "filters:: reasons:: clients::filters --test-threads 1", "compiled"),
     // Linux 6.1 does not show what a veth takes.

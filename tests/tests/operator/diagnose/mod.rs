@@ -1,5 +1,6 @@
 //! `vpnhub diagnose`: a healthy hub has no faults, and a broken one exactly the expected ones.
 
+mod machine;
 mod network;
 
 use std::fs;
