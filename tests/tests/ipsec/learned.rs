@@ -13,16 +13,16 @@ use crate::{Case, Needs};
 pub const CASES: &[Case] =
     &[(Needs::KernelEspAndFrr, "kernel::learned::networks_announced_by_frr_come_fail_over_and_go", announced)];
 
-const SITES: [(Site, u32); 2] = [(SHANGHAI, 65010), (HANGZHOU, 65020)];
-const NETWORK4: &str = "10.50.0.0/24";
-const NETWORK6: &str = "fd00:50::/64";
+pub const SITES: [(Site, u32); 2] = [(SHANGHAI, 65010), (HANGZHOU, 65020)];
+pub const NETWORK4: &str = "10.50.0.0/24";
+pub const NETWORK6: &str = "fd00:50::/64";
 /// The number of the hub's system.
-const HUB_NUMBER: u32 = 65000;
+pub const HUB_NUMBER: u32 = 65000;
 /// BGP in a virtual machine.
-const PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
+pub const PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
 
 /// Both sites may have any network: traffic selectors are not learned.
-fn hub(mut config: HubConfig) -> HubConfig {
+pub fn hub(mut config: HubConfig) -> HubConfig {
     (config.learn, config.services) = (Some("table = 254\nprotocols = [\"bgp\"]"), Some("[\"icmp\", \"tcp/179\"]"));
     for (site, _) in &SITES {
         config.connection(&site.place).remote_cidrs = ["0.0.0.0/0", "::/0"].map(str::to_owned).to_vec();
@@ -61,7 +61,7 @@ fn router(number: u32, own: [IpAddr; 2], sessions: &str, more: &str) -> String {
 }
 
 /// The learned routes as `DESTINATION NEXT_HOP SHARE`, in percent.
-fn learned(lab: &IpsecLab) -> Vec<String> {
+pub fn learned(lab: &IpsecLab) -> Vec<String> {
     let routes = lab.agent.json(&["route", "list", "--learned"]).unwrap();
     let text = |route: &Value| {
         let word = |key: &str| route[key].as_str().unwrap().to_owned();
@@ -77,7 +77,7 @@ fn wait_for(lab: &IpsecLab, hub: &Frr, what: &str, mut accept: impl FnMut(&[Stri
     });
 }
 
-fn arrivals(lab: &IpsecLab, hosts: impl Iterator<Item = u8>) -> [u64; 2] {
+pub fn arrivals(lab: &IpsecLab, hosts: impl Iterator<Item = u8>) -> [u64; 2] {
     let count = |status: &hub_tests::lab::Status| SITES.map(|(site, _)| status.counter(&site.place, "tx_packets"));
     let before = count(&lab.agent.status().unwrap());
     for last in hosts {

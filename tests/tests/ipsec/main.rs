@@ -4,6 +4,7 @@
 //! per connection; `cargo xtask vm-test` boots a kernel for it if this one cannot. Cases that cannot run here are
 //! ignored, and their lines give the missing requirement.
 
+mod bird;
 mod cases;
 mod certificates;
 mod driver;
@@ -76,6 +77,7 @@ fn main() -> ExitCode {
         starter::CASES,
         kernel::CASES,
         learned::CASES,
+        bird::CASES,
         mtu::CASES,
         path::CASES,
         translate::CASES,
