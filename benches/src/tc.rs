@@ -32,7 +32,10 @@ impl Programs {
         })?;
         let at = || format!("attaching to {} in {} at TC", netdev.device, netdev.namespace.name());
         // Not kept by the program, which knows a link without TCX by its numbers: they are the same in each namespace.
-        attached.and_then(|link| program.take_link(link)).map(ManuallyDrop::new).map_err(|error| anyhow!(error).context(at()))
+        attached
+            .and_then(|link| program.take_link(link))
+            .map(ManuallyDrop::new)
+            .map_err(|error| anyhow!(error).context(at()))
     }
 
     /// Sets the device that programs at TC send to: `DEVICE_OUT` or `DEVICE_IN`.
@@ -60,7 +63,10 @@ impl Programs {
 /// also without programs.
 pub fn detach_tc(link: TcLink, netdev: &Netdev) -> Result<()> {
     // Without TCX a filter is removed by a message, in the device's namespace.
-    netdev.namespace.enter(|| ManuallyDrop::into_inner(link).detach())?.with_context(|| format!("detaching from {}", netdev.device))?;
+    netdev
+        .namespace
+        .enter(|| ManuallyDrop::into_inner(link).detach())?
+        .with_context(|| format!("detaching from {}", netdev.device))?;
     // There is none with TCX.
     drop(netdev.namespace.command("tc").args(["qdisc", "del", "dev", &netdev.device, "clsact"]).output());
     Ok(())

@@ -2,7 +2,36 @@
 
 use std::{io, sync::Arc};
 
-use tokio::runtime::{Builder, Handle, Runtime};
+use rustix::process::{getpriority_process, setpriority_process};
+use tokio::{
+    runtime::{Builder, Handle, Runtime},
+    task::JoinHandle,
+};
+
+/// Niceness (setpriority(2)) of the agent's threads, except for [`spawn_blocking`]. A link that goes down is handled
+/// before the work of other processes, such as an IKE daemon that brings up all tunnels.
+const URGENT: i32 = -15;
+
+/// Raises the priority of the calling thread, and of the threads that it starts from then on, unless somebody has set one.
+///
+/// # Errors
+/// Without CAP_SYS_NICE.
+pub fn be_urgent() -> io::Result<()> {
+    if getpriority_process(None)? == 0 {
+        setpriority_process(None, URGENT)?;
+    }
+    Ok(())
+}
+
+/// Runs a job that takes long, on a thread of its own with the priority of other processes.
+#[expect(clippy::disallowed_methods, reason = "the one call of it")]
+pub fn spawn_blocking<T: Send + 'static>(job: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
+    tokio::task::spawn_blocking(|| {
+        // Refused only where the priority cannot have been raised. The thread may run another job later: one of these, too.
+        _ = setpriority_process(None, 0);
+        job()
+    })
+}
 
 /// One thread with a runtime. It ends when the last copy is dropped; its tasks then end where they wait.
 #[derive(Clone)]
@@ -46,6 +75,20 @@ mod tests {
     use std::sync::mpsc;
 
     use super::*;
+
+    /// On a thread of its own, which a priority cannot outlive.
+    #[test]
+    fn jobs_run_at_normal_priority() {
+        let niceness = || getpriority_process(None).expect("the thread's own");
+        let both = std::thread::spawn(move || {
+            be_urgent().expect("tests run as root");
+            let runtime = Builder::new_multi_thread().worker_threads(1).build().expect("a runtime");
+            let of_worker = runtime.block_on(runtime.spawn(async move { niceness() })).expect("it does not panic");
+            let of_job = runtime.block_on(async { spawn_blocking(niceness).await }).expect("it does not panic");
+            (of_worker, of_job)
+        });
+        assert_eq!(both.join().expect("it does not panic"), (URGENT, 0));
+    }
 
     /// The thread of the test's runtime never returns to it.
     #[tokio::test]

@@ -46,12 +46,7 @@ mod transport {
 
 /// The owner of the first rule that admits the packet.
 #[inline(always)]
-pub fn admit<A: Address, F: Frame>(
-    packet: &Packet<A>,
-    frame: &F,
-    rules: u32,
-    direction: Direction,
-) -> Option<u32> {
+pub fn admit<A: Address, F: Frame>(packet: &Packet<A>, frame: &F, rules: u32, direction: Direction) -> Option<u32> {
     let known = u32::from(packet.protocol) | A::VERSION << 8;
     let transport = frame.transport(packet.offset as u32, packet.length as u32, known);
     let protocol = (transport >> transport::PROTOCOL_SHIFT) as u32 & 0xff;

@@ -12,7 +12,7 @@ use rustix::thread::{MembarrierCommand, membarrier};
 use tokio::{
     runtime::Handle,
     sync::{mpsc, oneshot},
-    task::{JoinHandle, block_in_place, spawn_blocking},
+    task::{JoinHandle, block_in_place},
 };
 
 use super::{
@@ -20,6 +20,7 @@ use super::{
     effect::Settled,
 };
 use crate::{
+    background::spawn_blocking,
     config::Config,
     connection::memory::ConnectionMemory,
     datapath::{Attached, Dataplane, ToAttach},

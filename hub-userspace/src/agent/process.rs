@@ -1,6 +1,8 @@
 //! Settings of the agent's own process.
 
-use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit};
+use rustix::process::{
+    DumpableBehavior, Resource, Rlimit, getpriority_process, getrlimit, set_dumpable_behavior, setrlimit,
+};
 use tracing::warn;
 
 /// Has freed memory returned to the kernel. Call it before the first thread starts.
@@ -19,7 +21,7 @@ pub fn return_freed_memory() {
 }
 
 /// Protects secrets in memory from core dumps and debuggers, and raises the limit of open files to the host's
-/// maximum: each attachment, tunnel and client takes one.
+/// maximum: each attachment, tunnel and client takes one. Warns without a raised priority.
 ///
 /// A failure is logged as a warning: the agent works without these settings.
 pub fn prepare() {
@@ -30,6 +32,13 @@ pub fn prepare() {
     let none = Rlimit { current: Some(0), maximum: Some(0) };
     if let Err(error) = setrlimit(Resource::Core, none) {
         warn!(name: "core_dump_risk", "core dumps cannot be switched off: {error}");
+    }
+    if getpriority_process(None).is_ok_and(|niceness| niceness >= 0) {
+        warn!(
+            name: "normal_priority",
+            "the agent has no more than normal priority: while other processes use all CPUs, it handles a failed link \
+             late (the unit has Nice=-15; otherwise CAP_SYS_NICE is needed)"
+        );
     }
     let files = getrlimit(Resource::Nofile);
     if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: files.maximum, maximum: files.maximum }) {

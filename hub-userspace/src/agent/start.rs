@@ -9,7 +9,7 @@ use std::{path::Path, time::Duration};
 use anyhow::{Context as _, Result, bail};
 use tokio::{
     sync::{broadcast, mpsc, watch},
-    task::{JoinHandle, spawn_blocking},
+    task::JoinHandle,
     time::{Instant, timeout},
 };
 use tracing::{info, warn};
@@ -25,6 +25,7 @@ use super::{
     world::World,
 };
 use crate::{
+    background::spawn_blocking,
     config::{
         Config,
         model::{Learn, SelectorSource},

@@ -20,7 +20,6 @@ use axum::{
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{Semaphore, watch},
-    task::spawn_blocking,
     time::{sleep, timeout},
 };
 use tracing::{info, warn};
@@ -34,6 +33,7 @@ use super::{
 use crate::{
     agent::Request,
     api_types::status::MetricsStatus,
+    background::spawn_blocking,
     observe::metrics::{Format, encode},
 };
 

@@ -9,7 +9,6 @@ use axum::{
 };
 use schemars::JsonSchema;
 use serde::Deserialize;
-use tokio::task::spawn_blocking;
 
 use super::{
     AppState, Client,
@@ -21,6 +20,7 @@ use super::{
 use crate::{
     agent::Request,
     api_types::problem::ProblemType,
+    background::spawn_blocking,
     peer_config::{Format, PeerConfigError, render},
 };
 

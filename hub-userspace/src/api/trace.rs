@@ -12,7 +12,7 @@ use axum::{
     extract::{State, rejection::JsonRejection},
     http::Method,
 };
-use tokio::{sync::Mutex, task::spawn_blocking, time::sleep};
+use tokio::{sync::Mutex, time::sleep};
 
 use super::{
     AppState, Client,
@@ -24,6 +24,7 @@ use crate::{
         problem::ProblemType,
         trace::{Trace, TraceRequest},
     },
+    background::spawn_blocking,
     datapath::{LiveTables, TraceRun, Tracer},
     trace::{Prepared, TraceError, report},
 };

@@ -249,6 +249,10 @@ fn role_time(text: &str) -> Result<Duration, String> {
 pub fn main() -> ExitCode {
     process::return_freed_memory();
     let cli = Cli::parse();
+    // Before the first thread, which inherits it. `prepare` warns if it cannot be done.
+    if matches!(cli.command, Command::Run { .. }) {
+        drop(crate::background::be_urgent());
+    }
     let run = || -> Result<ExitCode> {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
         let runtime = runtime.context("cannot start threads")?;

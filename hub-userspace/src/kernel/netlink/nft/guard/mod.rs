@@ -12,7 +12,6 @@ use std::{
 
 use hub_common::Mark;
 use rustix::io::Errno;
-use tokio::task::spawn_blocking;
 use tracing::debug;
 
 use self::{
@@ -30,6 +29,8 @@ use super::{
     watch::Watch,
     wire::{Messages, NLM_F_CREATE, NftMessage},
 };
+
+use crate::background::spawn_blocking;
 
 type Result<T> = std::result::Result<T, GuardError>;
 
