@@ -15,7 +15,7 @@ const URGENT: i32 = -15;
 /// Raises the priority of the calling thread, and of the threads that it starts from then on, unless somebody has set one.
 ///
 /// # Errors
-/// Without CAP_SYS_NICE.
+/// Without `CAP_SYS_NICE`.
 pub fn be_urgent() -> io::Result<()> {
     if getpriority_process(None)? == 0 {
         setpriority_process(None, URGENT)?;

@@ -26,9 +26,8 @@ pub const CASES: &[Case] = &[
 
 /// In a slow virtual machine; it passes in full only on failure.
 const PATIENCE: Duration = Duration::from_secs(30);
-const DAY: Duration = Duration::from_secs(24 * 3600);
-/// Who renews certificates is warned so long before.
-const RENEWED_BEFORE: Duration = Duration::from_secs(10 * 24 * 3600);
+/// In days.
+const RENEWED_BEFORE: i64 = 10;
 
 /// All findings with this code.
 fn findings(diagnosis: &Value, code: &str) -> Vec<Value> {
@@ -87,17 +86,20 @@ fn time_exceeded(place: &Namespace) -> u64 {
     found.expect("in Linux").1.parse().unwrap()
 }
 
-/// A certificate of the hub that is valid between two times, seconds since 1970.
-fn hub_certificate(authority: &Authority, [begin, end]: [Duration; 2]) -> Pair {
-    let at = |since: Duration| date_time_ymd(1970, 1, 1) + since;
+/// A certificate of the hub that is valid from one day to another, in days from now.
+fn hub_certificate(authority: &Authority, [begin, end]: [i64; 2]) -> Pair {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    let at = |days| {
+        let seconds = now.checked_add_signed(days * 24 * 3600).unwrap();
+        date_time_ymd(1970, 1, 1) + Duration::from_secs(seconds)
+    };
     let change = |params: &mut CertificateParams| (params.not_before, params.not_after) = (at(begin), at(end));
     authority.issue_for("Hub", HUB_PUBLIC.into(), None, change)
 }
 
 fn validity() {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     let authority = Authority::new("Authority");
-    let soon = hub_certificate(&authority, [now - DAY, now + RENEWED_BEFORE]);
+    let soon = hub_certificate(&authority, [-1, RENEWED_BEFORE]);
     let files = Files::new(&soon, &[("ca.crt", &authority)]);
     let options = IpsecOptions::new(Esp::Userspace).sites([SHANGHAI]).hub_begins();
     let lab = IpsecLab::prepare(&options, |config| files.configure(config, "ca.crt")).unwrap();
@@ -135,13 +137,13 @@ fn validity() {
     };
     for (pair, finding, start, action) in [
         (
-            hub_certificate(&authority, [now - 10 * DAY, now - DAY]),
+            hub_certificate(&authority, [-10, -1]),
             "certificate_expired",
             "expired on ",
             "renew it, then `vpnhub reload`: negotiation fails with it",
         ),
         (
-            hub_certificate(&authority, [now + DAY, now + 100 * DAY]),
+            hub_certificate(&authority, [1, 100]),
             "certificate",
             "is valid from ",
             "check the clock of this host, or wait: negotiation fails with it",
@@ -161,7 +163,7 @@ fn validity() {
     }
 
     // The remedy.
-    renew(&hub_certificate(&authority, [now - DAY, now + 100 * DAY]));
+    renew(&hub_certificate(&authority, [-1, 100]));
     lab.wait_until_up().unwrap();
     let (code, diagnosis) = diagnose(&lab);
     assert_eq!((code, &diagnosis["errors"]), (Some(0), &0.into()), "{diagnosis:#}");
