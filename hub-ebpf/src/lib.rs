@@ -21,13 +21,14 @@ pub mod lookup;
 pub mod maps;
 pub mod mss;
 pub mod refusal;
+pub mod special;
 
 // A program of its own.
 pub mod spread;
 
 /// Everything that the stages need of an address family.
 pub trait Family:
-    family::Address + parse::ParseIp + parse::Special + nexthop::FlowHash + rewrite::HopLimit + translate::Translate
+    family::Address + parse::ParseIp + special::Special + nexthop::FlowHash + rewrite::HopLimit + translate::Translate
 {
 }
 

@@ -13,10 +13,11 @@ use crate::{
     frame::Frame,
     lookup::{PackedRoute, ResolvedPair, Tables},
     maps,
-    parse::{Packet, ParseIp, Special},
+    parse::{Packet, ParseIp},
     policy::selector,
     refusal::Refusal,
     route,
+    special::Special,
 };
 
 /// `segment`: the sender's.

@@ -18,10 +18,11 @@ use crate::{
     family::Address,
     frame::Frame,
     lookup::{PackedRoute, ResolvedPair, Tables},
-    parse::{Packet, ParseIp, Reach, Special},
+    parse::{Packet, ParseIp, Reach},
     policy::ports::{self, Direction},
     refusal::Refusal,
     route,
+    special::Special,
 };
 
 /// Checks the packet against the selectors of the attachment, and sets its connection in `attribution`. Returns the
