@@ -205,6 +205,7 @@ fn unknown(offset: usize) -> usize {
     // The verifier knows what is in a word of the stack, but not what is in the middle of it
     // (`check_stack_read_fixed_off`, `kernel/bpf/verifier.c`).
     const MIDDLE: usize = 4;
+    const { assert!(size_of::<Ethernet>() + MAX_TAGS * size_of::<Tag>() <= u8::MAX as usize) };
     let mut word = MaybeUninit::<u64>::uninit();
     // SAFETY: both accesses are within the word. Volatile: otherwise the compiler leaves the word out.
     unsafe {

@@ -27,8 +27,11 @@ pub fn be_urgent() -> io::Result<()> {
 #[expect(clippy::disallowed_methods, reason = "the one call of it")]
 pub fn spawn_blocking<T: Send + 'static>(job: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
     tokio::task::spawn_blocking(|| {
-        // Refused only where the priority cannot have been raised. The thread may run another job later: one of these, too.
-        _ = setpriority_process(None, 0);
+        // The thread may run another job later: one of these, too. A priority below normal is the operator's.
+        if getpriority_process(None).is_ok_and(|niceness| niceness < 0) {
+            // Anybody may lower it.
+            _ = setpriority_process(None, 0);
+        }
         job()
     })
 }
